@@ -1,0 +1,75 @@
+"""Which block stack and which mixers a configuration means, and whether it can be built. No heavy import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.attention import MIXERS
+from nanochat.block import BLOCKS
+from nanochat.config import ConfigError, GPTConfig
+from nanochat.registry import Mechanism, Registry, unknown
+
+RESIDUAL = "residual"
+
+
+def attention_types() -> list[str]:
+    """What ``--attention-type`` accepts: every mixer, and every block stack that replaces the residual one."""
+    return MIXERS.names() + [name for name in BLOCKS.names() if name != RESIDUAL]
+
+
+def mechanism(name: str) -> Mechanism:
+    """The record behind a value of ``--attention-type``."""
+    registry: Registry[Mechanism] = MIXERS if name in MIXERS else BLOCKS
+    if name not in registry or name == RESIDUAL:
+        raise ConfigError([unknown("--attention-type", name, attention_types())])
+    return registry.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A block stack and the mixer of each layer."""
+
+    block: Mechanism
+    mixers: tuple[Mechanism, ...]
+
+
+def plan(config: GPTConfig) -> Plan:
+    """Resolve ``--attention-type``: a mixer inside residual blocks, or a block stack around its inner mixer."""
+    record = mechanism(config.attention_type)
+    if config.attention_type in MIXERS:
+        return Plan(BLOCKS.get(RESIDUAL), (record,) * config.n_layer)
+    inner = knobs_of(config, record).inner
+    if inner not in MIXERS:
+        raise ConfigError([unknown(f"--{record.name}-inner", inner, MIXERS.names())])
+    return Plan(record, (MIXERS.get(inner),) * config.n_layer)
+
+
+def knobs_of(config: GPTConfig, record: Mechanism) -> Any:
+    """The mechanism's own options: those in the configuration, or its defaults."""
+    return config.knobs.get(record.name, record.knobs())
+
+
+def faults(config: GPTConfig) -> list[str]:
+    """Everything about the mechanisms that this configuration gets wrong, one line each."""
+    found = []
+    for name, knobs in config.knobs.items():
+        known = MIXERS.get(name) if name in MIXERS else BLOCKS.get(name) if name in BLOCKS else None
+        if known is None:
+            found.append(unknown("knobs of", name, MIXERS.names() + BLOCKS.names()))
+        elif not isinstance(knobs, known.knobs):
+            found.append(f"knobs of {name}: got {type(knobs).__name__}, need {known.knobs.__name__}")
+    try:
+        built = plan(config)
+    except ConfigError as error:
+        return found + list(error.faults)
+    for record in dict.fromkeys((built.block, *built.mixers)):
+        found += [fault for need in record.requires if (fault := need.fault(config))]
+    return found
+
+
+def check(config: GPTConfig) -> None:
+    """Raise :class:`ConfigError` with every fault of the mechanisms that the configuration names."""
+    found = faults(config)
+    if found:
+        raise ConfigError(found)

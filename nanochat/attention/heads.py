@@ -1,0 +1,118 @@
+"""What head-shaped mixers share: projections, rotary positions, QK norm, grouped queries, the key/value cache."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nanochat.config import GPTConfig
+from nanochat.initialise import Draw, Layer
+
+Rope = tuple[Tensor, Tensor]
+
+
+def rotary_table(length: int, head_dim: int, base: float, device: torch.device | str = "cpu") -> Rope:
+    """Cosines and sines of the rotary angles t * base^(-2i/D), each (length, D/2), in fp32.
+
+    Source: arXiv:2104.09864.
+    """
+    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
+    angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * frequencies
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Float[Tensor, "B H T D"], rope: Rope) -> Float[Tensor, "B H T D"]:
+    """Rotate the channel pairs (i, i + D/2) of each head by the angles of their position."""
+    cos, sin = (table.to(x.dtype) for table in rope)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def repeat_heads(x: Float[Tensor, "B K T D"], groups: int) -> Float[Tensor, "B H T D"]:
+    """Give each of the K key/value heads to ``groups`` query heads (views, no copy)."""
+    if groups == 1:
+        return x
+    batch, heads, length, dim = x.shape
+    return x[:, :, None].expand(batch, heads, groups, length, dim).reshape(batch, heads * groups, length, dim)
+
+
+class KeyValueCache:
+    """Keys and values of one layer, in buffers allocated once and filled by slice.
+
+    Args:
+        batch: sequences.
+        length: tokens it can hold.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
+        shape = (batch, config.kv_heads, length, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.position = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new tokens' keys and values; returns all so far, (B, K, S, D) each."""
+        end = self.position + keys.shape[2]
+        self.keys[:, :, self.position : end] = keys
+        self.values[:, :, self.position : end] = values
+        self.position = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def key_value_bytes(config: GPTConfig, batch: int, length: int) -> int:
+    """Bytes that :class:`KeyValueCache` keeps in fp32 for one layer."""
+    return 2 * batch * config.kv_heads * length * config.head_dim * 4
+
+
+class HeadMixer(Layer):
+    """Projects to heads, lets :meth:`attend` mix them, projects back.
+
+    ``attend(q: (B, H, N, D), k: (B, K, S, D), v: (B, K, S, D)) -> (B, H, N, D)`` where the N queries are the
+    last N of the S positions: N = S in training, N < S when a cache continues a sequence.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        width, kv_width = config.n_embd, config.kv_heads * config.head_dim
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, kv_width, bias=False)
+        self.value = nn.Linear(width, kv_width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def init_weights(self, draw: Draw) -> None:
+        draw.linear("query", self.query)
+        draw.linear("key", self.key)
+        draw.linear("value", self.value)
+        draw.linear("out", self.out, zero=True)
+
+    def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
+        return KeyValueCache(self.config, batch, length, device, dtype)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no attend")
+
+    def project(self, x: Float[Tensor, "B N C"], rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, N, D), keys and values (B, K, N, D), normalised and rotated as the configuration says."""
+        batch, length, _ = x.shape
+        dim = self.config.head_dim
+        q = self.query(x).view(batch, length, -1, dim).transpose(1, 2)
+        k = self.key(x).view(batch, length, -1, dim).transpose(1, 2)
+        v = self.value(x).view(batch, length, -1, dim).transpose(1, 2)
+        if self.config.qk_norm:
+            q, k = F.rms_norm(q, (dim,)), F.rms_norm(k, (dim,))
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        return q, k, v
+
+    def forward(
+        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "B N C"]:
+        q, k, v = self.project(x, rope)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = self.attend(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(x.shape))

@@ -1,0 +1,125 @@
+"""Softmax attention, the baseline: scaled dot products through PyTorch's own kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.attention.registry import MIXERS
+from nanochat.config import ConfigError, common_faults, option
+from nanochat.registry import Limit, Mechanism, Operations
+
+if TYPE_CHECKING:
+    from nanochat.config import GPTConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandardKnobs:
+    """Options of ``standard``."""
+
+    window: int = option(0, "attend to this many latest tokens only; 0 is all", unit="tokens")
+    use_flex_attention: bool = option(False, "use FlexAttention instead of SDPA", flag="use-flex-attention")
+
+    def __post_init__(self) -> None:
+        faults = common_faults(self)
+        if self.window < 0:
+            faults.append(f"--standard-window: got {self.window}, need at least 0")
+        if faults:
+            raise ConfigError(faults)
+
+
+def operations(config: GPTConfig, length: int) -> Operations:
+    """Placeholder until the ledger lands in the next commit."""
+    return Operations()
+
+
+MIXERS.register(
+    Mechanism(
+        name="standard",
+        title="causal softmax attention",
+        source="arXiv:1706.03762",
+        cls="Standard",
+        knobs=StandardKnobs,
+        operations=operations,
+        backward=operations,
+        decode=operations,
+        state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        reduces_to=Limit(
+            statement="with equal keys, the running mean of the values", check="uniform_limit", tolerance=1e-12
+        ),
+        no_twin="it is PyTorch's own function; the naive form below is its specification",
+    ),
+    __name__,
+)
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from nanochat.attention.heads import HeadMixer, repeat_heads
+
+
+def causal_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """(N, S) booleans: the N queries are the last N of S positions; each sees itself and ``window`` - 1 before it."""
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    mask = key <= query
+    return mask & (key > query - window) if window else mask
+
+
+def naive(
+    q: Float[Tensor, "B H N D"], k: Float[Tensor, "B K S D"], v: Float[Tensor, "B K S D"], window: int = 0
+) -> Float[Tensor, "B H N D"]:
+    r"""The executable definition: :math:`y_i = \sum_{j \le i} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt D)\, v_j`."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    mask = causal_mask(q.shape[2], k.shape[2], window, q.device)
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+    """The same through ``scaled_dot_product_attention``; the mask is implicit wherever the kernel allows it."""
+    queries, keys = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    if window == 0 and queries == keys:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    mask = None if queries == 1 and (window == 0 or window >= keys) else causal_mask(queries, keys, window, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
+def flex_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+    """The same through FlexAttention, whose block mask skips what the window leaves out. Source: arXiv:2412.05496."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    queries, keys = q.shape[2], k.shape[2]
+    offset = keys - queries
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = key <= query + offset
+        return seen & (key > query + offset - window) if window else seen
+
+    mask = create_block_mask(visible, None, None, queries, keys, device=q.device)
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class Standard(HeadMixer):
+    """Softmax attention over heads."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__(config, layer)
+        knobs = config.knobs.get("standard", StandardKnobs())
+        self.window = knobs.window
+        self.function = flex_softmax_attention if knobs.use_flex_attention else softmax_attention
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.function(q, k, v, self.window)
+
+
+def uniform_limit() -> float:
+    """Largest difference between attention with equal keys and the running mean of the values."""
+    generator = torch.Generator().manual_seed(0)
+    q, v = (torch.randn(1, 2, 17, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    mean = v.cumsum(2) / torch.arange(1, 18, dtype=torch.float64)[:, None]
+    return (softmax_attention(q, torch.ones_like(q), v) - mean).abs().max().item()

@@ -1,0 +1,1 @@
+"""The A/B engine: suites, tuning, statistics, run store, report."""
