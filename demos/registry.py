@@ -1,0 +1,219 @@
+"""The catalogue of demos: what ``mgr list`` and ``mgr info`` read. No heavy import, not even numpy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from demos.result import Result
+
+READY = "ready"
+PLANNED = "planned"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOption:
+    """An option that one demo adds to the common ones.
+
+    Args:
+        name: key in ``DemoConfig.options``; the flag is the name with dashes.
+        default: ``False`` for a switch, a string for a choice.
+        help: one line.
+        choices: what a string option accepts.
+    """
+
+    name: str
+    default: bool | str
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """One entry of the catalogue.
+
+    Args:
+        name: what the user types.
+        title: a few words for tables.
+        idea: one line on what it is.
+        theorem: one line on what the demo certifies, or will.
+        twin: how the same mathematics is trained in PyTorch.
+        page: file in ``markdown_documentation``.
+        papers: arXiv numbers or DOIs.
+        module: dotted name of the module with ``run(config: DemoConfig) -> Result``; empty while planned.
+        options: what it takes beyond the common options.
+    """
+
+    name: str
+    title: str
+    idea: str
+    theorem: str
+    twin: str
+    page: str
+    papers: tuple[str, ...]
+    module: str = ""
+    options: tuple[DemoOption, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """``ready`` or ``planned``."""
+        return READY if self.module else PLANNED
+
+    def load(self) -> Callable[[Any], Result]:
+        """The demo's ``run``; this is what imports jax. Raises :class:`Planned` for a demo that is not there yet."""
+        if not self.module:
+            raise Planned(f"demo {self.name!r} is planned, not built yet: ready are {', '.join(ready())}")
+        return importlib.import_module(self.module).run
+
+
+class UnknownDemo(ValueError):
+    """A name that is not in the catalogue."""
+
+
+class Planned(RuntimeError):
+    """A demo of the catalogue that is not built yet (exit code 3)."""
+
+
+_DEMOS = (
+    Demo(
+        name="matrix-gauge",
+        title="Lie groups and parallel transport",
+        idea="each token emits a rotation; attention compares vectors carried along the path between tokens",
+        theorem="attention weights do not change under a random change of frame at every token (gauge invariance)",
+        twin="--attention-type gauge",
+        page="gauge.md",
+        papers=("arXiv:2505.16381", "arXiv:2406.10322"),
+    ),
+    Demo(
+        name="ultrametric",
+        title="p-adic trees",
+        idea="keys are digit strings; two tokens are as near as their longest common prefix",
+        theorem="the strong triangle inequality d(x, z) <= max(d(x, y), d(y, z)) holds for the learned kernel",
+        twin="--attention-type ultrametric",
+        page="ultrametric.md",
+        papers=("doi:10.1103/RevModPhys.58.765",),
+    ),
+    Demo(
+        name="tropical",
+        title="max-plus algebra",
+        idea="addition becomes maximum, product becomes addition; attention becomes the argmax of a path",
+        theorem="a winner keeps winning within a radius that its margin gives: a robustness certificate per output",
+        twin="--attention-type tropical",
+        page="tropical.md",
+        papers=("arXiv:2505.17190", "arXiv:1805.07091"),
+        module="demos.tropical.demo",
+        options=(
+            DemoOption(
+                "score",
+                "hilbert",
+                "attention score: Hilbert projective distance, or the tropical inner product",
+                ("hilbert", "maxplus"),
+            ),
+        ),
+    ),
+    Demo(
+        name="simplicial",
+        title="higher-order attention and Hodge theory",
+        idea="attention over triangles: a query looks at pairs of keys at once",
+        theorem="the boundary of a boundary is zero; every flow splits into gradient, curl and harmonic parts",
+        twin="--attention-type simplicial",
+        page="simplicial.md",
+        papers=("arXiv:1909.00668", "arXiv:2507.02754"),
+    ),
+    Demo(
+        name="nonstandard",
+        title="infinitesimals and exponential steps",
+        idea="derivatives by arithmetic with infinitesimals; an optimizer that follows the gradient flow exactly",
+        theorem="on a quadratic the macro step equals the exact gradient flow for every step size",
+        twin="--optimizer-type hoss",
+        page="nonstandard.md",
+        papers=("doi:10.1017/S0962492910000048", "arXiv:1406.2572"),
+    ),
+    Demo(
+        name="octonion",
+        title="quaternions and octonions",
+        idea="attention whose values are rotated by unit quaternions, or by octonions, where brackets matter",
+        theorem="|xy| = |x||y| in both algebras; octonions are alternative but not associative, with a witness",
+        twin="--attention-type quaternion | octonion",
+        page="octonion.md",
+        papers=("arXiv:math/0105155", "arXiv:2102.08597", "arXiv:2305.18415"),
+    ),
+    Demo(
+        name="ordinal",
+        title="transfinite learning-rate schedules",
+        idea="restarts, annealing and patience counted down by one ordinal below omega^3",
+        theorem="the rank strictly decreases on every event of any loss stream, so the schedule terminates",
+        twin="--scheduler-type ordinal",
+        page="ordinal.md",
+        papers=("doi:10.1112/blms/14.4.285",),
+    ),
+    Demo(
+        name="reversible",
+        title="reversible and volume-preserving computation",
+        idea="layers that can be run backwards, so that training need not remember what it can recompute",
+        theorem="the trained stack inverts to the same bits, has log-determinant 0, and its memory is flat in depth",
+        twin="--attention-type reversible",
+        page="reversible.md",
+        papers=("arXiv:1707.04585", "arXiv:1810.10999", "arXiv:2302.04869", "arXiv:1707.09520"),
+        module="demos.reversible.demo",
+        options=(
+            DemoOption("rev_cayley", False, "mix the streams between layers by learned orthogonal Cayley matrices"),
+        ),
+    ),
+    Demo(
+        name="ifs-fractal",
+        title="iterated function systems as memory",
+        idea="contractions write a token history into one point; near points share their latest tokens",
+        theorem="contraction by s < 1/2 separates histories by at least 1 - 2s; truncation costs at most s^d / (1 - s)",
+        twin="--attention-type fractal",
+        page="fractal.md",
+        papers=("doi:10.1512/iumj.1981.30.30055",),
+    ),
+    Demo(
+        name="knot-braid",
+        title="braids and knot invariants",
+        idea="tokens cross strands; what they compute depends on the braid, not on how it is drawn",
+        theorem="Artin's relations and the Yang-Baxter equation hold exactly for the Burau crossing law",
+        twin="--attention-type braid",
+        page="braid.md",
+        papers=("arXiv:math/0409205", "arXiv:2411.12537"),
+    ),
+    Demo(
+        name="surreal",
+        title="surreal numbers and transseries",
+        idea="numbers with infinitely many orders of magnitude; the larger order always wins",
+        theorem="the order is total and compatible with + and x; dominance is the limit of softmax over exponents",
+        twin="--attention-type surreal",
+        page="surreal.md",
+        papers=("arXiv:0801.4877", "arXiv:1602.07868"),
+    ),
+)
+
+DEMOS: Mapping[str, Demo] = {demo.name: demo for demo in _DEMOS}
+
+
+def names() -> list[str]:
+    """All eleven names, in the order of the pages."""
+    return list(DEMOS)
+
+
+def ready() -> list[str]:
+    """Names of the demos that run."""
+    return [demo.name for demo in _DEMOS if demo.module]
+
+
+def get(name: str) -> Demo:
+    """The entry of that name; :class:`UnknownDemo` suggests the nearest one."""
+    if name not in DEMOS:
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UnknownDemo(f"unknown demo {name!r}: need one of {', '.join(names())}{hint}")
+    return DEMOS[name]
