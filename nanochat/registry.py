@@ -110,6 +110,9 @@ class Mechanism(Record):
         operations: ``(config, length) -> Operations`` per token of one layer, forward, for a sequence of ``length``.
         backward: the same for the backward pass (recomputation included).
         decode: the same for one new token when ``length`` tokens are already cached.
+        recompute: of a block stack, how many extra forward passes of its mixers, MLPs and norms its backward pass runs;
+            the ledger charges ``backward + recompute * forward`` for those parts. What the block itself adds (joining
+            adds and their reconstruction) stands in its ``operations`` and ``backward``.
         state: ``(config, batch, length) -> bytes`` that one layer keeps for decoding, in fp32.
         requires: constraints; all broken ones are reported together.
         reduces_to: the limit that ties it to something known, tested.
@@ -122,6 +125,7 @@ class Mechanism(Record):
     backward: Callable[[GPTConfig, int], Operations]
     decode: Callable[[GPTConfig, int], Operations]
     state: Callable[[GPTConfig, int, int], int]
+    recompute: float = 0.0
     requires: tuple[Requirement, ...] = ()
     reduces_to: Limit | None = None
     claims: tuple[str, ...] = ()
