@@ -23,6 +23,10 @@ class ConfigError(ValueError):
         self.faults = tuple(faults)
 
 
+class EnvironmentFault(RuntimeError):
+    """The request is sound but this machine cannot serve it now: no device, no network, no disk; exit code 3."""
+
+
 def option(
     default: Any,
     help: str,
@@ -262,6 +266,46 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteConfig:
+    """A comparison at equal operations: which arms, at what budget, judged how. Presets fill what is not given."""
+
+    arms: tuple[str, ...] = option(
+        ("standard", "tropical", "reversible"), "`NAME[,field=value]*`, repeatable; `label=` names it", flag="a"
+    )
+    baseline: str = option("standard", "the arm that the others are compared with")
+    preset: str = option("quick", "sizes, budget and seeds", choices=("smoke", "quick", "standard"))
+    target_flops: float | None = option(None, "budget of one verdict run; the preset's if not given", unit="operations")
+    seeds: int | None = option(None, "paired verdict seeds per arm; the preset's if not given")
+    optimizer: str = option("adamw", "optimizer of every arm, see `mgr list`")
+    schedule: str = option("wsd", "learning-rate schedule of every arm, see `mgr list`")
+    device: str = option("cpu", "`auto`, `cpu`, `cuda` or `cuda:N`")
+    jobs: int | None = option(None, "runs at a time; one per physical core if not given", unit="processes")
+    data: str = option(
+        "python", "`python`, `fineweb-edu`, `tinystories`, or a file or folder of .txt .md .py .jsonl .parquet"
+    )
+    sesoi: float = option(0.01, "smallest effect of interest", unit="bits per byte")
+    alpha: float = option(0.05, "family-wise error rate of the verdicts")
+    run_id: str | None = option(None, "name of the report; preset and configuration hash if not given")
+    artifacts_dir: str = option("artifacts", "root of everything that runs write")
+    store: str | None = option(None, "folder of finished runs; `store` in --artifacts-dir if not given")
+    cache_dir: str | None = option(None, "where prepared corpora live; the user's cache folder if not given")
+
+    def __post_init__(self) -> None:
+        faults = common_faults(self)
+        _at_least(faults, self, 1, "jobs")
+        _at_least(faults, self, 2, "seeds")
+        _positive(faults, self, "target_flops", "sesoi")
+        if not 0 < self.alpha < 1:
+            faults.append(f"--alpha: got {self.alpha:g}, need between 0 and 1")
+        if self.run_id is not None and not _is_plain_name(self.run_id):
+            faults.append(f"--run-id: got {self.run_id!r}, need letters, digits, dot, dash or underscore")
+        if not _is_device(self.device):
+            faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
+        if faults:
+            raise ConfigError(faults)
 
 
 def plain(config: Any) -> dict[str, Any]:
