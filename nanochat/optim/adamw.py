@@ -1,0 +1,67 @@
+"""AdamW: adaptive moments with decoupled weight decay, PyTorch's fused kernel over named groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanochat.optim.registry import ADAMW_OPERATIONS, OPTIMIZERS
+from nanochat.registry import Operations, OptimizerRecord
+
+if TYPE_CHECKING:
+    from nanochat.gpt import GPT
+
+
+def operations(matrices: list[tuple[int, int]], others: int) -> Operations:
+    """14 scalar operations per weight and step, whatever its shape."""
+    count = sum(rows * columns for rows, columns in matrices) + others
+    return Operations(elementwise=ADAMW_OPERATIONS * count)
+
+
+OPTIMIZERS.register(
+    OptimizerRecord(
+        name="adamw",
+        title="AdamW, fused",
+        source="arXiv:1711.05101",
+        cls="AdamW",
+        learning_rate=3e-3,
+        operations=operations,
+    ),
+    __name__,
+)
+
+import torch
+
+from nanochat.config import OptimConfig
+from nanochat.optim._parameters import parameters_of
+from nanochat.optim.registry import peak_rate
+
+
+class AdamW(torch.optim.AdamW):
+    r"""With g the gradient, :math:`m \leftarrow \beta_1 m + (1-\beta_1) g`, :math:`v \leftarrow \beta_2 v +
+    (1-\beta_2) g^2` and hats for bias correction,
+
+    .. math:: w \leftarrow (1 - \eta\lambda)\, w - \eta\, \hat m / (\sqrt{\hat v} + \epsilon).
+
+    Only matrices of the stack decay; embedding, head and all else have :math:`\lambda = 0`.
+
+    Args:
+        model: its parameters are grouped as ``matrices``, ``embedding``, ``head``, ``others``; empty groups are left
+            out.
+        optim: peak rate :math:`\eta` of matrices, the scales of embedding and head, :math:`\lambda`, both betas.
+    """
+
+    def __init__(self, model: GPT, optim: OptimConfig):
+        rate = peak_rate("adamw", optim)
+        parts = parameters_of(model)
+        named = (
+            ("matrices", parts.matrices, rate, optim.weight_decay),
+            ("embedding", parts.embedding, rate * optim.embedding_lr_scale, 0.0),
+            ("head", parts.head, rate * optim.head_lr_scale, 0.0),
+            ("others", parts.others, rate, 0.0),
+        )
+        groups = [
+            {"name": name, "params": params, "lr": peak, "initial_lr": peak, "weight_decay": decay}
+            for name, params, peak, decay in named
+            if params
+        ]
+        super().__init__(groups, lr=rate, betas=(optim.beta1, optim.beta2), fused=True)
