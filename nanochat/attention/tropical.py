@@ -1,0 +1,218 @@
+"""Tropical attention: the sum of softmax attention becomes a maximum, the dot product a tropical one.
+
+Everything between the projections is piecewise linear: each output channel copies one value, shifted by one score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.attention.registry import MIXERS
+from nanochat.config import ConfigError, common_faults, option
+from nanochat.kernels.maxplus.cost import SCORES, attention_backward, attention_forward
+from nanochat.registry import Limit, Mechanism, Operations, Requirement
+
+if TYPE_CHECKING:
+    from nanochat.config import GPTConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TropicalKnobs:
+    """Options of ``tropical``."""
+
+    score: str = option("hilbert", "minus the Hilbert projective metric, or the tropical inner product", choices=SCORES)
+    position: str = option(
+        "translation",
+        "how positions enter where --position is rope: tropical translations (relative) or rotary pairs (ablation)",
+        choices=("translation", "rotary"),
+    )
+
+    def __post_init__(self) -> None:
+        if faults := common_faults(self):
+            raise ConfigError(faults)
+
+
+def knobs_of(config: GPTConfig) -> TropicalKnobs:
+    """The options in a configuration, or the defaults."""
+    return config.knobs.get("tropical", TropicalKnobs())
+
+
+def _around(config: GPTConfig) -> Operations:
+    """Per token, outside the kernel: four projections, norms, positions, the gauge fix."""
+    width, kv_width = config.n_embd, config.kv_heads * config.head_dim
+    matmul = 2 * width * (2 * width + 2 * kv_width)
+    elementwise = 2 * width
+    if config.qk_norm:
+        elementwise += 4 * (width + kv_width)
+    if config.position == "rope":
+        each = 3 if knobs_of(config).position == "rotary" else 2
+        elementwise += each * (width + kv_width)
+    return Operations(matmul=matmul, elementwise=elementwise)
+
+
+def operations(config: GPTConfig, length: int) -> Operations:
+    """Forward, per token of a sequence of ``length``."""
+    kernel = attention_forward(config.n_head, length, length, config.head_dim, knobs_of(config).score)
+    return _around(config) + Operations(semiring=kernel / length)
+
+
+def backward(config: GPTConfig, length: int) -> Operations:
+    """Backward, per token: twice the projections; the kernel's is a scatter, far cheaper than its forward."""
+    kernel = attention_backward(config.n_head, length, length, config.head_dim, knobs_of(config).score)
+    return 2 * _around(config) + Operations(semiring=kernel / length)
+
+
+def decode(config: GPTConfig, length: int) -> Operations:
+    """Forward of one token when ``length`` are cached; translates the cached keys again."""
+    knobs = knobs_of(config)
+    kernel = attention_forward(config.n_head, 1, length + 1, config.head_dim, knobs.score)
+    translated = config.position == "rope" and knobs.position == "translation"
+    again = 2 * length * config.kv_heads * config.head_dim if translated else 0
+    return _around(config) + Operations(semiring=kernel, elementwise=again)
+
+
+MIXERS.register(
+    Mechanism(
+        name="tropical",
+        title="max-plus attention in tropical projective space",
+        source="arXiv:2505.17190",
+        cls="Tropical",
+        knobs=TropicalKnobs,
+        operations=operations,
+        backward=backward,
+        decode=decode,
+        state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        requires=(
+            Requirement(
+                lambda config: config.head_dim >= 2,
+                "tropical: got {config.head_dim} channel per head, need at least 2",
+            ),
+        ),
+        reduces_to=Limit(
+            statement="the limit beta -> infinity of (1/beta) logsumexp(beta ...), Maslov's dequantisation",
+            check="maslov_limit",
+            tolerance=1e-6,
+        ),
+        page="tropical.md",
+        twin="demos.tropical.maths.tropical_attention",
+    ),
+    __name__,
+)
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope
+from nanochat.kernels.maxplus import blocked, naive, operators
+
+LIPSCHITZ = {
+    "hilbert": {"q": 2, "k": 2, "v": 1, "all": 5},
+    "maxplus": {"q": 1, "k": 1, "v": 1, "all": 3},
+}
+"""By how much a candidate s_ij + v_jd moves at most, in the sup norm, when q, k, v or all of them move by 1."""
+
+
+def gauge(y: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+    """The representative whose largest channel is 0 of a point of tropical projective space R^D / R(1,...,1)."""
+    return y - y.max(-1, keepdim=True).values
+
+
+def slopes(heads: int) -> Float[Tensor, " heads"]:
+    """Translation per token of each key/value head, 2^(-8 (h+1) / heads): from sharp to nearly flat.
+
+    Source: the geometric sequence of arXiv:2108.12409.
+    """
+    return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads)
+
+
+def translations(heads: int, first: int, length: int, dim: int) -> Float[Tensor, "heads length D"]:
+    """Position p moves the first half of the channels by p times the head's slope; the other half stays."""
+    channel = (torch.arange(dim, dtype=torch.float64) < dim // 2).double()
+    position = torch.arange(first, first + length, dtype=torch.float64)
+    return slopes(heads)[:, None, None] * position[:, None] * channel
+
+
+def translate(
+    q: Float[Tensor, "B H N D"], k: Float[Tensor, "B K S D"], score: str
+) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B K S D"]]:
+    r"""Give queries and keys their positions by tropical translations, so that scores see i - j only.
+
+    ``hilbert`` compares :math:`q_i + i w` with :math:`k_j + j w`: translations are isometries of the metric, as
+    rotations are of the dot product (rotary pairs are not: their score depends on i and j separately). ``maxplus`` adds
+    :math:`q_i - i w` and :math:`k_j + j w`. In fp32, since positions outgrow the mantissa of bf16.
+    """
+    heads, kv_heads, queries, keys = q.shape[1], k.shape[1], q.shape[2], k.shape[2]
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    shift = translations(kv_heads, 0, keys, q.shape[3]).to(q.device, wide)
+    sign = 1 if score == "hilbert" else -1
+    query_shift = shift[:, keys - queries :].repeat_interleave(heads // kv_heads, 0)
+    return q.to(wide) + sign * query_shift, k.to(wide) + shift
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How safe the choices of one attention call are.
+
+    Attributes:
+        gap: winner minus runner-up of every output channel, (B, H, N, D).
+        token: the smallest of them per query, (B, H, N).
+        radius: per query, how far the named inputs may move in the sup norm before any of its winners can change:
+            ``token / (2 L)`` with L of :data:`LIPSCHITZ`. Two candidates may move towards each other, hence the 2.
+    """
+
+    gap: Tensor
+    token: Tensor
+    radius: dict[str, Tensor]
+
+
+def margins(
+    q: Float[Tensor, "B H N D"], k: Float[Tensor, "B K S D"], v: Float[Tensor, "B K S D"], score: str = "hilbert"
+) -> Margins:
+    """Gaps and certificate radii of :func:`nanochat.kernels.maxplus.operators.attention` on these inputs.
+
+    Proof of the radius: markdown_documentation/tropical.md, theorem 3.
+    """
+    gap = blocked.attention_gaps(q, k, v, score)
+    token = gap.amin(-1)
+    return Margins(gap, token, {name: token / (2 * bound) for name, bound in LIPSCHITZ[score].items()})
+
+
+class Tropical(HeadMixer):
+    r"""Max-plus attention over heads: :math:`y_{id} = \max_{j\le i}(s_{ij} + v_{jd})`, gauge-fixed per query.
+
+    The gauge is fixed on the output, once: it makes y blind to a constant added to all scores of a query, as the
+    normalisation of softmax does, and leaves the sizes of values readable. On q and k it would change nothing
+    (``hilbert``), on v it would erase the values' common level.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__(config, layer)
+        knobs = knobs_of(config)
+        self.score = knobs.score
+        self.rotary = knobs.position == "rotary"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return gauge(operators.attention(q, k, v, self.score))
+
+    def forward(
+        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "B N C"]:
+        q, k, v = self.project(x, rope if self.rotary else None)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        if rope is not None and not self.rotary:
+            q, k = translate(q, k, self.score)
+        y = self.attend(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(x.shape))
+
+
+def maslov_limit() -> float:
+    """Largest difference between the mixer's kernel and its deformation at beta = 1e9, both scores, float64."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 17, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    return max(
+        (operators.attention(q, k, v, score) - naive.attention(q, k, v, score, beta=1e9)).abs().max().item()
+        for score in SCORES
+    )
