@@ -148,13 +148,14 @@ class GPT(nn.Module):
             reduction: ``mean`` over scored tokens, or ``none`` for (B, T) with 0 where not scored.
 
         Returns:
-            (B, T, V) logits without targets, else the cross-entropy in fp32.
+            (B, T, V) logits without targets, else the cross-entropy in fp32 (fp64 in a model of that type).
         """
         scores = self.logits(self.hidden(idx, cache))
         if targets is None:
             return scores
+        exact = scores if scores.dtype == torch.float64 else scores.float()
         loss = F.cross_entropy(
-            scores.float().reshape(-1, scores.shape[-1]), targets.reshape(-1), ignore_index=IGNORE, reduction=reduction
+            exact.reshape(-1, scores.shape[-1]), targets.reshape(-1), ignore_index=IGNORE, reduction=reduction
         )
         return loss if reduction == "mean" else loss.view(targets.shape)
 

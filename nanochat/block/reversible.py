@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.block.registry import BLOCKS
 from nanochat.config import ConfigError, common_faults, option
@@ -63,23 +63,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from nanochat.attention.heads import Rope
 from nanochat.initialise import Draw, Layer
 from nanochat.trunk import MLP, build_mixer, norm
 
+Pair = tuple[Tensor, Tensor]
+
 FRACTION_BITS = 32
 """The grid of exact streams is 2^-32: finer than fp32 above 2^-9, with room up to 2^31."""
 
-LIMIT = 2.0**30
-"""Largest coupling output that an exact stream takes; beyond it (or not finite) the result is NaN, not a wrap."""
+LIMIT = 2.0**24
+"""Largest coupling output that an exact stream takes, so that 127 layers cannot wrap; beyond it the result is NaN."""
 
 
 class Floating:
     """Streams as they are: inversion is exact up to rounding, about one unit in the last place per layer."""
-
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
 
     def enter(self, x: Tensor) -> Tensor:
         return x
@@ -90,7 +90,8 @@ class Floating:
     def shift(self, stream: Tensor, change: Tensor, sign: int) -> Tensor:
         return torch.add(stream, change, alpha=sign)
 
-    def valid(self, change: Tensor) -> Tensor | None:
+    def valid(self, change: Tensor, so_far: Tensor | None) -> Tensor | None:
+        """Whether this change and those before it fit the streams; None where nothing can be out of range."""
         return None
 
 
@@ -98,23 +99,30 @@ class FixedPoint(Floating):
     """Streams as 64-bit integers on the grid 2^-32: adding and subtracting the same integer is exact to the bit.
 
     Gradients pass the rounding straight through: they are those of the unrounded coupling at the rounded states.
+
+    Args:
+        dtype: what the streams are read as.
     """
 
-    def _wide(self, x: Tensor) -> Tensor:
-        return x if x.dtype == torch.float64 else x.float()
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.wide = torch.float64 if dtype == torch.float64 else torch.float32
 
     def enter(self, x: Tensor) -> Tensor:
-        return (self._wide(x) * 2.0**FRACTION_BITS).round().long()
+        return (x.to(self.wide) * 2.0**FRACTION_BITS).round().long()
 
     def read(self, stream: Tensor) -> Tensor:
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return (stream.to(wide) * 2.0**-FRACTION_BITS).to(self.dtype)
+        return (stream.to(self.wide) * 2.0**-FRACTION_BITS).to(self.dtype)
 
     def shift(self, stream: Tensor, change: Tensor, sign: int) -> Tensor:
         return torch.add(stream, self.enter(change), alpha=sign)
 
-    def valid(self, change: Tensor) -> Tensor | None:
-        return change.detach().abs().amax() < LIMIT
+    def valid(self, change: Tensor, so_far: Tensor | None) -> Tensor | None:
+        fits = change.detach().abs().amax() < LIMIT
+        return fits if so_far is None else so_far & fits
+
+
+FLOATING = Floating()
 
 
 class Replay:
@@ -147,6 +155,12 @@ class Replay:
         torch.manual_seed(self.seed + half)
 
 
+def rewind(replay: Replay | None, half: int) -> None:
+    """Put the generators in place where random numbers will have to be drawn again."""
+    if replay is not None:
+        replay.rewind(half)
+
+
 class ReversibleBlock(Layer):
     """The two halves of one layer; parameters are named as in the residual block, so both share initial weights."""
 
@@ -158,14 +172,6 @@ class ReversibleBlock(Layer):
     def init_weights(self, draw: Draw) -> None:
         self.mixer.init_weights(draw.child("mixer"))
         self.mlp.init_weights(draw.child("mlp"))
-
-    def first(self, x: Tensor, rope: Rope | None, cache: object | None = None) -> Tensor:
-        """F(x2)."""
-        return self.mixer(norm(x), rope, cache)
-
-    def second(self, x: Tensor) -> Tensor:
-        """G(y1)."""
-        return self.mlp(norm(x))
 
 
 class ReversibleFunction(torch.autograd.Function):
@@ -184,9 +190,8 @@ class ReversibleFunction(torch.autograd.Function):
         ctx.stack, ctx.rope, ctx.parameters = stack, rope, parameters
         ctx.versions = [parameter._version for parameter in parameters]
         ctx.replay = Replay(x.device)
-        first, second, output = stack.run(x, rope, None, ctx.replay)
-        ctx.save_for_backward(first, second)
-        ctx.dtype = x.dtype
+        pair, output = stack.run(x, rope, None, ctx.replay)
+        ctx.save_for_backward(*pair)
         return output
 
     @staticmethod
@@ -197,7 +202,7 @@ class ReversibleFunction(torch.autograd.Function):
             raise RuntimeError(
                 "reversible: weights changed between forward and backward, need them unchanged to rebuild activations"
             )
-        arithmetic = stack.arithmetic(ctx.dtype)
+        arithmetic = stack.arithmetic
         first, second = ctx.saved_tensors
         first_gradient = second_gradient = gradient / 2
         collected: dict[int, Tensor] = {}
@@ -205,33 +210,34 @@ class ReversibleFunction(torch.autograd.Function):
             for layer in reversed(range(len(stack.blocks))):
                 block = stack.blocks[layer]
                 replay.rewind(2 * layer + 1)
-                change, pulled = pull(
-                    block.second, arithmetic.read(first), block.mlp.parameters(), second_gradient, collected
-                )
+                change, pulled = pull(block.mlp, arithmetic.read(first), (), second_gradient, collected)
                 second, first_gradient = arithmetic.shift(second, change, -1), first_gradient + pulled
                 replay.rewind(2 * layer)
-                change, pulled = pull(
-                    lambda x, block=block: block.first(x, ctx.rope),
-                    arithmetic.read(second),
-                    block.mixer.parameters(),
-                    first_gradient,
-                    collected,
-                )
+                change, pulled = pull(block.mixer, arithmetic.read(second), (ctx.rope,), first_gradient, collected)
                 first, second_gradient = arithmetic.shift(first, change, -1), second_gradient + pulled
         stack.inversion_error = (arithmetic.read(first) - arithmetic.read(second)).abs().amax()
         gradients = [collected.get(id(parameter)) for parameter in ctx.parameters]
         return None, None, first_gradient + second_gradient, *gradients
 
 
-def pull(function, x: Tensor, parameters, gradient: Tensor, collected: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Value of ``function`` at x and its vector-Jacobian product; gradients of its parameters go into ``collected``."""
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+def pull(
+    module: nn.Module, x: Tensor, others: tuple[Any, ...], gradient: Tensor, collected: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Value of ``module(norm(x), *others)`` and its vector-Jacobian product with respect to x.
+
+    Gradients of the parameters go into ``collected`` by id. They are taken at stand-ins, because hooks that a user put
+    on a parameter would otherwise fire here and once more when the gradient leaves the stack.
+    """
+    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    stand_ins = {name: parameter.detach().requires_grad_() for name, parameter in wanted.items()}
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = function(x)
-    pulled, *rest = torch.autograd.grad(value, (x, *wanted), gradient.to(value.dtype), allow_unused=True)
-    collected.update((id(parameter), part) for parameter, part in zip(wanted, rest, strict=True) if part is not None)
-    return value.detach(), torch.zeros_like(x) if pulled is None else pulled
+        value = functional_call(module, stand_ins, (norm(x), *others))
+    pulled, *rest = torch.autograd.grad(
+        value, (x, *stand_ins.values()), gradient.to(value.dtype), materialize_grads=True
+    )
+    collected.update((id(parameter), part) for parameter, part in zip(wanted.values(), rest, strict=True))
+    return value.detach(), pulled
 
 
 class ReversibleStack(Layer):
@@ -255,31 +261,43 @@ class ReversibleStack(Layer):
     def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> list[object]:
         return [block.mixer.init_cache(batch, length, device, dtype) for block in self.blocks]
 
-    def arithmetic(self, dtype: torch.dtype) -> Floating:
+    @property
+    def arithmetic(self) -> Floating:
         """How the streams are held."""
-        return FixedPoint(dtype) if self.exact else Floating(dtype)
+        return FixedPoint(self.blocks[0].mlp.down.weight.dtype) if self.exact else FLOATING
+
+    def advance(
+        self, x: Tensor, rope: Rope | None, cache: list[object] | None = None, replay: Replay | None = None
+    ) -> tuple[Pair, Tensor | None]:
+        """The pair of streams that (x, x) becomes, and whether all that was added fits them (exact streams)."""
+        first = second = self.arithmetic.enter(x)
+        valid = self.arithmetic.valid(x, None)
+        with replay or nullcontext():
+            for layer, block in enumerate(self.blocks):
+                rewind(replay, 2 * layer)
+                change = block.mixer(norm(self.arithmetic.read(second)), rope, None if cache is None else cache[layer])
+                first, valid = self.arithmetic.shift(first, change, 1), self.arithmetic.valid(change, valid)
+                rewind(replay, 2 * layer + 1)
+                change = block.mlp(norm(self.arithmetic.read(first)))
+                second, valid = self.arithmetic.shift(second, change, 1), self.arithmetic.valid(change, valid)
+        return (first, second), valid
+
+    @torch.no_grad()
+    def retreat(self, pair: Pair, rope: Rope | None) -> Pair:
+        """The inverse of :meth:`advance`: the pair of streams before the first layer."""
+        first, second = pair
+        for block in reversed(self.blocks):
+            second = self.arithmetic.shift(second, block.mlp(norm(self.arithmetic.read(first))), -1)
+            first = self.arithmetic.shift(first, block.mixer(norm(self.arithmetic.read(second)), rope), -1)
+        return first, second
 
     def run(
         self, x: Tensor, rope: Rope | None, cache: list[object] | None = None, replay: Replay | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Pair, Tensor]:
         """The final pair of streams and their mean; with gradients enabled this is the stored form."""
-        arithmetic = self.arithmetic(x.dtype)
-        first = second = arithmetic.enter(x)
-        valid = None
-        with replay or nullcontext():
-            for layer, block in enumerate(self.blocks):
-                if replay is not None:
-                    replay.rewind(2 * layer)
-                change = block.first(arithmetic.read(second), rope, None if cache is None else cache[layer])
-                first = arithmetic.shift(first, change, 1)
-                valid = merge(valid, arithmetic.valid(change))
-                if replay is not None:
-                    replay.rewind(2 * layer + 1)
-                change = block.second(arithmetic.read(first))
-                second = arithmetic.shift(second, change, 1)
-                valid = merge(valid, arithmetic.valid(change))
-        output = (arithmetic.read(first) + arithmetic.read(second)) / 2
-        return first, second, output if valid is None else torch.where(valid, output, torch.nan)
+        pair, valid = self.advance(x, rope, cache, replay)
+        output = (self.arithmetic.read(pair[0]) + self.arithmetic.read(pair[1])) / 2
+        return pair, output if valid is None else torch.where(valid, output, torch.nan)
 
     @torch.compiler.disable
     def forward(
@@ -287,12 +305,7 @@ class ReversibleStack(Layer):
     ) -> Float[Tensor, "B T C"]:
         if cache is None and torch.is_grad_enabled():
             return ReversibleFunction.apply(self, rope, x, *self.parameters())
-        return self.run(x, rope, cache)[2]
-
-
-def merge(valid: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Both, where there is anything to check."""
-    return more if valid is None or more is None else valid & more
+        return self.run(x, rope, cache)[1]
 
 
 def residual_limit() -> float:
@@ -308,5 +321,5 @@ def residual_limit() -> float:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 4)
         block.load_state_dict(stack.blocks[0].state_dict())
         x = torch.randn(2, 9, 16, generator=generator, dtype=torch.float64)
-        first, second, _ = stack.run(x, None)
+        (first, second), _ = stack.run(x, None)
         return (first + second - x - block(x, None)).abs().max().item()
