@@ -131,7 +131,7 @@ class _Writer:
 
 
 def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: float) -> str:
-    """Write a corpus folder and return its hash.
+    """Write a corpus folder and return the SHA-256 of its manifest, document names included.
 
     A file is held out when the first 64 bits of its content's SHA-256, as a fraction of 2^64, are below
     ``val_fraction``: the side depends on nothing but its text.
@@ -162,7 +162,6 @@ def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: floa
     np.save(folder / "split.npy", split)
     np.save(folder / "digests.npy", np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64))
     head = {
-        "source": source,
         "hash": whole.hexdigest(),
         "train_bytes": int(sizes[split == TRAIN].sum()),
         "val_bytes": int(sizes[split == VAL].sum()),
@@ -171,6 +170,7 @@ def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: floa
         "duplicates": writer.duplicates,
     }
     store.write_json(folder / "manifest.json", head)
+    whole.update("\n".join(names).encode("utf-8", "replace"))
     return whole.hexdigest()
 
 
@@ -187,12 +187,12 @@ def _sides(digests: list[bytes], source: str, val_fraction: float) -> list[int]:
     return sides
 
 
-def load(folder: Path) -> Corpus:
-    """Open a sealed corpus; text stays on the disk until it is read."""
+def load(folder: Path, source: str) -> Corpus:
+    """Open a sealed corpus; text stays on the disk until it is read. ``source`` is the name it goes by now."""
     head = json.loads((folder / "manifest.json").read_bytes())
     return Corpus(
         folder=folder,
-        manifest=Manifest(path=folder / "documents.jsonl", **head),
+        manifest=Manifest(source=source, path=folder / "documents.jsonl", **head),
         text=np.asarray(np.memmap(folder / "text.bin", dtype=np.uint8, mode="r")),
         offsets=np.load(folder / "offsets.npy"),
         split=np.load(folder / "split.npy"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,12 @@ from nanochat.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 
 VERSION = "1"
 """Raised when the same input would be prepared differently; part of every cache key."""
+
+TOKENIZER_BYTES = 1 << 28
+"""Longest text that a tokenizer is trained on."""
+
+BATCH = 64
+"""Documents that are encoded at a time; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +89,34 @@ def open_corpus(data: DataConfig, root: Path, report: Callable[[str], None]) -> 
         listing = download(data, root / "downloads", report)
     else:
         listing = sources.local_listing(data)
-    pointer = root / "listings" / f"{_key(VERSION, listing.key, listing.source, repr(data.val_fraction))}.json"
-    known = store.read_json(pointer)
-    if isinstance(known, dict) and store.is_intact(root / "corpora" / str(known.get("corpus"))):
-        return corpora.load(root / "corpora" / known["corpus"])
-    with store.locked(pointer.with_suffix(".lock")):
-        known = store.read_json(pointer)
-        if not isinstance(known, dict) or not store.is_intact(root / "corpora" / str(known.get("corpus"))):
-            report(f"reading {listing.source}: {len(listing.files)} files")
-            known = {"corpus": _prepare(listing, data, root)}
-            store.write_json(pointer, known)
-    return corpora.load(root / "corpora" / known["corpus"])
+    pointer = root / "listings" / f"{_key(VERSION, listing.key, repr(data.val_fraction))}.json"
+    folder = _known(pointer, root)
+    if folder is None:
+        with store.locked(pointer.with_suffix(".lock")):
+            folder = _known(pointer, root)
+            if folder is None:
+                report(f"reading {listing.source}: {len(listing.files)} files")
+                folder = _prepare(listing, data, root)
+                store.write_json(pointer, {"corpus": folder.name})
+    return corpora.load(folder, listing.source)
 
 
-def _prepare(listing: sources.Listing, data: DataConfig, root: Path) -> str:
+def _known(pointer: Path, root: Path) -> Path | None:
+    """The intact corpus that a listing was found to hold before."""
+    note = store.read_json(pointer)
+    folder = root / "corpora" / str(note["corpus"]) if isinstance(note, dict) and "corpus" in note else None
+    return folder if folder is not None and store.is_intact(folder) else None
+
+
+def _prepare(listing: sources.Listing, data: DataConfig, root: Path) -> Path:
     """Build the corpus and move it to where its name, which is known only now, says."""
-    waiting = root / "corpora" / f"unnamed-{listing.key[:16]}"
+    waiting = root / "corpora" / f"unnamed-{_key(listing.key, repr(data.val_fraction))}"
     shutil.rmtree(waiting, ignore_errors=True)
     names: list[str] = []
 
     def build(folder: Path) -> None:
         pieces = sources.read(listing, data.text_field)
-        names.append(_key(VERSION, corpora.build(folder, listing.source, pieces, data.val_fraction), listing.source))
+        names.append(_key(VERSION, corpora.build(folder, listing.source, pieces, data.val_fraction)))
 
     store.publish(waiting, build)
     final = root / "corpora" / names[0]
@@ -113,7 +126,7 @@ def _prepare(listing: sources.Listing, data: DataConfig, root: Path) -> str:
         else:
             shutil.rmtree(final, ignore_errors=True)
             waiting.rename(final)
-    return names[0]
+    return final
 
 
 def _tokenise(folder: Path, *, corpus: Corpus, kind: str, vocab_size: int, report: Callable[[str], None]) -> None:
@@ -124,18 +137,26 @@ def _tokenise(folder: Path, *, corpus: Corpus, kind: str, vocab_size: int, repor
         tokenizer = Tokenizer.train(_texts(corpus), vocab_size)
     tokenizer.save(folder / "tokenizer.json")
     report(f"encoding {len(members)} documents")
-    sizes = np.empty(len(members), dtype=np.int64)
+    sizes: list[int] = []
     opening = np.array([tokenizer.bos], dtype="<u2").tobytes()
-    with open(folder / "train.bin", "wb") as stream:
-        for place, index in enumerate(members):
-            ids = tokenizer.encode(corpus.document(index))
-            stream.write(opening + ids.astype("<u2").tobytes())
-            sizes[place] = len(ids) + 1
+    with open(folder / "train.bin", "wb") as stream, ThreadPoolExecutor() as pool:  # encoding releases the GIL
+        for begin in range(0, len(members), BATCH):
+            documents = map(corpus.document, members[begin : begin + BATCH])
+            for ids in pool.map(tokenizer.encode, documents):
+                stream.write(opening + ids.astype("<u2").tobytes())
+                sizes.append(len(ids) + 1)
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
 
 def _texts(corpus: Corpus) -> Iterator[str]:
-    return (document.decode() for document in corpus.documents(TRAIN))
+    """Training text for the tokenizer: all of it, or enough of it by content hash where it is very long."""
+    left = TOKENIZER_BYTES
+    for index in corpus.by_hash(TRAIN):
+        document = corpus.document(index)
+        left -= len(document)
+        if left < 0:
+            return
+        yield document.decode()
 
 
 def _key(*parts: str) -> str:

@@ -74,8 +74,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which files make up a corpus. ``key`` changes when any of them is added, removed or touched."""
+    """Which files make up a corpus; ``key`` changes when any of them is added, removed or touched.
 
+    ``kind`` is ``python`` or ``files``, ``source`` the name that the user gave.
+    """
+
+    kind: str
     source: str
     files: tuple[File, ...]
     key: str
@@ -84,19 +88,19 @@ class Listing:
 def local_listing(data: DataConfig) -> Listing:
     """The files of ``python`` or of the user's path; a remote corpus is downloaded first, see ``download.py``."""
     if data.data == "python":
-        return listing("python", python_files(), extra=sys.version)
+        return listing("python", data.data, python_files(), extra=sys.version)
     path = Path(data.data).expanduser()
     if not path.exists():
         raise ConfigError([unknown("--data", data.data, list(NAMES)) + ", or an existing file or folder"])
-    return listing(str(path), path_files(path), extra=data.text_field)
+    return listing("files", data.data, path_files(path), extra=data.text_field)
 
 
-def listing(source: str, files: list[File], extra: str) -> Listing:
+def listing(kind: str, source: str, files: list[File], extra: str) -> Listing:
     """A listing with its key: SHA-256 of every name, size and time, and of ``extra``."""
-    digest = hashlib.sha256(extra.encode())
+    digest = hashlib.sha256(f"{kind}\0{extra}".encode())
     for file in files:
         digest.update(f"\n{file.path}\0{file.name}\0{file.size}\0{file.mtime_ns}".encode("utf-8", "surrogateescape"))
-    return Listing(source, tuple(files), digest.hexdigest())
+    return Listing(kind, source, tuple(files), digest.hexdigest())
 
 
 def path_files(path: Path) -> list[File]:
@@ -148,11 +152,11 @@ def _file(path: Path, name: str) -> File:
 
 def read(listing: Listing, text_field: str) -> Iterator[Piece]:
     """The documents of a listing, in its order, in bounded memory."""
-    if listing.source == "python":
+    if listing.kind == "python":
         yield from _python_prose()
         yield from _python_sources(listing)
         return
-    limit = piece_limit(listing)
+    limit, alone = piece_limit(listing)
     for file in listing.files:
         suffix = file.path.suffix.lower()
         try:
@@ -161,17 +165,17 @@ def read(listing: Listing, text_field: str) -> Iterator[Piece]:
             elif suffix == ".parquet":
                 yield from _parquet(file, text_field)
             else:
-                yield from _text(file, limit)
+                yield from _text(file, limit, alone)
         except OSError as error:
             raise ConfigError([f"--data {file.path}: {error.strerror or error}, need a readable file"]) from error
 
 
-def piece_limit(listing: Listing) -> int:
-    """Longest document of a text file: :data:`PIECE_BYTES`, or less when files are too few to split by file."""
+def piece_limit(listing: Listing) -> tuple[int, bool]:
+    """Longest document of a text file, bytes, and whether pieces are split one by one because files are too few."""
     sizes = [file.size for file in listing.files if file.path.suffix.lower() in TEXT]
     if len(listing.files) >= FEW_FILES or not sizes:
-        return PIECE_BYTES
-    return min(PIECE_BYTES, max(1024, sum(sizes) // 200))
+        return PIECE_BYTES, False
+    return min(PIECE_BYTES, max(1024, sum(sizes) // 200)), True
 
 
 def _python_prose() -> Iterator[Piece]:
@@ -212,10 +216,9 @@ def _numbered(name: str, index: int) -> str:
     return f"{name}#{index}" if index else name
 
 
-def _text(file: File, limit: int) -> Iterator[Piece]:
+def _text(file: File, limit: int, alone: bool) -> Iterator[Piece]:
     if not file.size:
         return
-    alone = limit < PIECE_BYTES
     with open(file.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
         for index, (offset, part) in enumerate(cut(view, limit)):
             name = _numbered(file.name, index)

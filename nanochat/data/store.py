@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from nanochat.config import EnvironmentFault
@@ -22,6 +21,9 @@ from nanochat.config import EnvironmentFault
 BLOCK = 1 << 20
 BLOCKS = 64
 _SEAL = "seal.json"
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+"""What a file system answers when it is full, read-only or not ours."""
 
 
 def cache_root(cache_dir: str | None) -> Path:
@@ -39,7 +41,7 @@ def storage(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in DISK:
             raise
         raise EnvironmentFault(
             f"data cache {root}: {error.strerror}, need a writable folder with room (--cache-dir)"
@@ -72,9 +74,10 @@ def obtain(folder: Path, build: Callable[[Path], None], report: Callable[[str], 
 
 
 def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build in a temporary folder, seal it, rename it to ``folder``; leave nothing behind on failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix="building-", dir=folder.parent))
+    """Build in a temporary folder, seal it, rename it to ``folder``. The caller holds a lock on ``folder``."""
+    temporary = folder.with_name(f"building-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    temporary.mkdir(parents=True)
     try:
         build(temporary)
         seal(temporary)
@@ -97,7 +100,11 @@ def is_intact(folder: Path) -> bool:
     """Whether every file of a sealed folder is there and has its fingerprint."""
     try:
         prints = json.loads((folder / _SEAL).read_bytes())
-        return isinstance(prints, dict) and all(fingerprint(folder / name) == prints[name] for name in prints)
+        return (
+            isinstance(prints, dict)
+            and bool(prints)
+            and all(fingerprint(folder / name) == prints[name] for name in prints)
+        )
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 

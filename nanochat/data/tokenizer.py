@@ -81,17 +81,14 @@ class Tokenizer:
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         if self.kind == "byte":
             return np.frombuffer(raw, dtype=np.uint8).astype(np.uint16)
-        try:
-            return self._encode(raw.decode())
-        except UnicodeDecodeError:
-            parts = _UNDECODABLE.split(raw.decode("utf-8", "surrogateescape"))
-        ids = [self._encode(part) for part in parts]
-        ids[1::2] = [np.frombuffer(part.encode("utf-8", "surrogateescape"), np.uint8) for part in parts[1::2]]
-        return np.concatenate(ids).astype(np.uint16)
+        parts = _UNDECODABLE.split(raw.decode("utf-8", "surrogateescape"))
+        ids = [self._single(part) if place % 2 else self._merged(part) for place, part in enumerate(parts)]
+        return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
-    def _encode(self, text: str) -> np.ndarray:
-        if _UNDECODABLE.search(text):
-            return np.zeros(0, dtype=np.uint16)  # a span of single bytes, filled in by the caller
+    def _single(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8).astype(np.uint16)
+
+    def _merged(self, text: str) -> np.ndarray:
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
