@@ -1,0 +1,131 @@
+"""The same learning-rate search for every arm: complete short runs, halved, on seeds that no verdict sees.
+
+Rung 1 trains the 5 points of a factor-2 grid around the optimizer's prior at C/8, rung 2 the best 3 at C/4, each with
+full warm-up and decay, because rankings flip during decay (arXiv:2509.02046). While any arm's best point lies on the
+edge of the grid, every arm gets the two next points on its own best side. The best mean of rung 2 wins and is
+carried to C by :data:`HORIZON_EXPONENT`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+GRID = (-2, -1, 0, 1, 2)
+"""Powers of two times the prior."""
+
+RUNGS = ((1 / 8, 3), (1 / 4, 1))
+"""Share of the budget, and how many points survive."""
+
+EXTENSION = 2
+MAX_EXTENSIONS = 2
+
+HORIZON_EXPONENT = 0.32
+"""The best rate falls as (tokens)^-0.32 when a run gets longer: arXiv:2409.19913, measured there on larger models."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Trial:
+    """One learning rate of one arm on one rung; ``point`` is its power of two times the prior."""
+
+    label: str
+    rung: int
+    point: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The search of one arm.
+
+    Args:
+        rate: learning rate of its verdict runs.
+        point: the winner's power of two times the prior.
+        scores: mean loss in bits per byte by rung and point; infinite where a run diverged.
+        at_edge: the winner of rung 1 still lies on the grid's edge.
+    """
+
+    rate: float
+    point: int
+    scores: Mapping[int, Mapping[int, float]]
+    at_edge: bool
+
+    @property
+    def sensitivity(self) -> float:
+        """Mean excess of rung 1 over its best point, bits per byte; infinite if any point diverged."""
+        values = list(self.scores[0].values())
+        return sum(values) / len(values) - min(values) if all(map(math.isfinite, values)) else math.inf
+
+
+Score = Callable[[Sequence[Trial]], Mapping[Trial, float]]
+"""Trains what it is given and returns bits per byte, infinite where a run diverged."""
+
+
+@dataclass
+class _Search:
+    points: list[int] = field(default_factory=lambda: list(GRID))
+    scores: dict[int, dict[int, float]] = field(default_factory=dict)
+
+    def ranked(self, rung: int) -> list[int]:
+        """Points from best to worst; ties go to the smaller step."""
+        return sorted(self.scores[rung], key=lambda point: (self.scores[rung][point], abs(point), point))
+
+    def at_edge(self) -> bool:
+        return self.ranked(0)[0] in (min(self.points), max(self.points))
+
+    def extend(self) -> list[int]:
+        """The two next points on the side where the best one is (the better neighbour's side if it is inside)."""
+        best = self.ranked(0)[0]
+        middle = (min(self.points) + max(self.points)) / 2
+        upward = best > middle or (best == middle and self.ranked(0)[1] > best)
+        edge = max(self.points) if upward else min(self.points)
+        new = [edge + (step if upward else -step) for step in range(1, EXTENSION + 1)]
+        self.points += new
+        return new
+
+
+def search(labels: Sequence[str], prior: float, seeds: Sequence[int], score: Score) -> dict[str, Tuned]:
+    """Tune every arm with the same number of trials.
+
+    Args:
+        labels: the arms.
+        prior: centre of the grid.
+        seeds: tuning seeds; every trial runs on each.
+        score: trains the trials.
+    """
+    searches = {label: _Search() for label in labels}
+    _rung(searches, 0, {label: list(GRID) for label in labels}, seeds, score)
+    for _ in range(MAX_EXTENSIONS):
+        if not any(each.at_edge() for each in searches.values()):
+            break
+        _rung(searches, 0, {label: each.extend() for label, each in searches.items()}, seeds, score)
+    for rung in range(1, len(RUNGS)):
+        keep = RUNGS[rung - 1][1]
+        _rung(searches, rung, {label: each.ranked(rung - 1)[:keep] for label, each in searches.items()}, seeds, score)
+    last = len(RUNGS) - 1
+    factor = RUNGS[last][0] ** HORIZON_EXPONENT
+    return {
+        label: Tuned(
+            rate=prior * 2.0 ** each.ranked(last)[0] * factor,
+            point=each.ranked(last)[0],
+            scores={rung: dict(sorted(found.items())) for rung, found in each.scores.items()},
+            at_edge=each.at_edge(),
+        )
+        for label, each in searches.items()
+    }
+
+
+def _rung(
+    searches: Mapping[str, _Search],
+    rung: int,
+    points: Mapping[str, Sequence[int]],
+    seeds: Sequence[int],
+    score: Score,
+) -> None:
+    trials = [Trial(label, rung, point, seed) for label in searches for point in points[label] for seed in seeds]
+    losses = score(trials)
+    for label, each in searches.items():
+        found = each.scores.setdefault(rung, {})
+        for point in points[label]:
+            found[point] = sum(losses[Trial(label, rung, point, seed)] for seed in seeds) / len(seeds)
