@@ -114,6 +114,8 @@ class Mechanism(Record):
             the ledger charges ``backward + recompute * forward`` for those parts. What the block itself adds (joining
             adds and their reconstruction) stands in its ``operations`` and ``backward``.
         state: ``(config, batch, length) -> bytes`` that one layer keeps for decoding, in fp32.
+        shapes: ``config -> shapes`` of one layer's parameters, where they are not a mixer's four head projections
+            (none, for a block stack).
         requires: constraints; all broken ones are reported together.
         reduces_to: the limit that ties it to something known, tested.
         claims: ids of the capability tasks on which it is judged.
@@ -126,6 +128,7 @@ class Mechanism(Record):
     decode: Callable[[GPTConfig, int], Operations]
     state: Callable[[GPTConfig, int, int], int]
     recompute: float = 0.0
+    shapes: Callable[[GPTConfig], list[tuple[int, ...]]] | None = None
     requires: tuple[Requirement, ...] = ()
     reduces_to: Limit | None = None
     claims: tuple[str, ...] = ()

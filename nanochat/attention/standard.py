@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nanochat.attention._head_operations import causal_keys, head_backward, head_operations
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
 from nanochat.registry import Limit, Mechanism, Operations
@@ -28,9 +29,33 @@ class StandardKnobs:
             raise ConfigError(faults)
 
 
+def _keys(config: GPTConfig, length: int) -> float:
+    """Keys per query that are charged: those that a block mask leaves, or all where the window is an explicit mask."""
+    knobs = config.knobs.get("standard", StandardKnobs())
+    if knobs.window and not knobs.use_flex_attention:
+        return length
+    return causal_keys(length, knobs.window)
+
+
 def operations(config: GPTConfig, length: int) -> Operations:
-    """Placeholder until the ledger lands in the next commit."""
-    return Operations()
+    """Forward, per token: projections, then 4 D per pair and head in products, 5 elementwise, 1 per output."""
+    pairs = config.n_head * _keys(config, length)
+    core = Operations(matmul=4 * config.head_dim * pairs, elementwise=5 * pairs + config.n_embd)
+    return head_operations(config) + core
+
+
+def backward(config: GPTConfig, length: int) -> Operations:
+    """Backward, per token: scores again and four gradients, 10 D per pair and head, 6 elementwise, 2 per output."""
+    pairs = config.n_head * _keys(config, length)
+    core = Operations(matmul=10 * config.head_dim * pairs, elementwise=6 * pairs + 2 * config.n_embd)
+    return head_backward(config) + core
+
+
+def decode(config: GPTConfig, length: int) -> Operations:
+    """Forward of one token when ``length`` are cached: all of them are read, the window only masks."""
+    pairs = config.n_head * (length + 1)
+    core = Operations(matmul=4 * config.head_dim * pairs, elementwise=5 * pairs + config.n_embd)
+    return head_operations(config) + core
 
 
 MIXERS.register(
@@ -41,8 +66,8 @@ MIXERS.register(
         cls="Standard",
         knobs=StandardKnobs,
         operations=operations,
-        backward=operations,
-        decode=operations,
+        backward=backward,
+        decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
         reduces_to=Limit(
             statement="with equal keys, the running mean of the values", check="uniform_limit", tolerance=1e-12

@@ -49,14 +49,14 @@ def operations(matrices: list[tuple[int, int]], others: int) -> Operations:
 
     .. math:: K (4 m^2 n + 2 m^3)
 
-    in products, and elementwise 6 mn for both momenta, 4 mn to normalise, scale and add, K (mn + m^2) inside the
-    steps, 1 mn for decay; AdamW's 14 for each of the ``others``.
+    in products, and elementwise 6 mn for both momenta, 3 mn to normalise, 2 mn to decay and add, K (mn + m^2) inside
+    the steps; AdamW's 14 for each of the ``others``.
     """
     total = Operations(elementwise=ADAMW_OPERATIONS * others)
     for rows, columns in matrices:
         m, n = min(rows, columns), max(rows, columns)
         steps = len(COEFFICIENTS)
-        total += Operations(matmul=steps * (4 * m * m * n + 2 * m**3), elementwise=10 * m * n + steps * (m * n + m * m))
+        total += Operations(matmul=steps * (4 * m * m * n + 2 * m**3), elementwise=11 * m * n + steps * (m * n + m * m))
     return total
 
 
