@@ -1,0 +1,339 @@
+"""The training loop: steps, held-out evaluations, checkpoints, and the audit of what was executed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat import checkpoint, optim, schedule
+from nanochat.config import RunConfig
+from nanochat.console import View
+from nanochat.counter import Counter
+from nanochat.distributed import World, group
+from nanochat.evaluate import Score, evaluate
+from nanochat.flops import ledger
+from nanochat.gpt import GPT
+from nanochat.precision import Precision, machine, random_state, resolve, set_random_state
+from nanochat.record import RunRecord, config_hash, environment, finite, peak_memory
+from nanochat.result import Interrupted, TrainResult
+from nanochat.schedule import Schedule
+from nanochat.step import Outcome, Step, StepFunction
+
+if TYPE_CHECKING:
+    from nanochat.data import Dataset
+
+DEFAULT_STEPS = 1000
+"""Length of a run for which neither steps nor a budget is given."""
+
+READ_EVERY = 10
+"""Steps between reads of the losses from a GPU: reading waits for it."""
+
+Tamper = Callable[[StepFunction], StepFunction]
+
+
+def steps_of(config: RunConfig) -> int:
+    """Optimizer steps of the run: as given, or what the budget pays for."""
+    if config.train.target_flops is None:
+        return config.train.max_steps or DEFAULT_STEPS
+    from nanochat.sizing import plan_steps
+
+    return plan_steps(config.model, config.train.batch_size, config.train.target_flops)
+
+
+class Loop:
+    """One run of this process, from its first step (or its checkpoint's) to its result.
+
+    Args:
+        config: the run; ``model.vocab_size`` is that of the dataset's tokenizer.
+        dataset: text.
+        record: the run's folder; None where another process writes.
+        view: hears of progress.
+        precision: where and in which format to compute.
+        world: the processes of the run.
+        tamper: wraps the step function; for tests of the audit.
+        stop: asked after every step whether to save and stop.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        record: RunRecord | None,
+        view: View,
+        precision: Precision,
+        world: World,
+        tamper: Tamper | None,
+        stop: Callable[[], bool],
+    ):
+        self.config = config
+        self.dataset = dataset
+        self.record = record
+        self.view = view
+        self.precision = precision
+        self.world = world
+        self.stop = stop
+        self.total = steps_of(config)
+        self.loader = dataset.loader(config.train.batch_size, config.model.sequence_len, config.train.seed)
+        self.model = GPT(config.model, seed=config.train.seed).to(precision.torch_device)
+        self.optimizer = optim.build(self.model, config.optim)
+        self.schedule = schedule.build(config.optim, self.total)
+        self.step = Step(
+            self.model,
+            self._forward(),
+            self.optimizer,
+            self.schedule,
+            grad_clip=config.optim.grad_clip,
+            precision=precision,
+            world=world,
+        )
+        self.take: StepFunction = tamper(self.step) if tamper else self.step
+        listens = type(self.schedule).observe is not Schedule.observe
+        self.read_every = 1 if listens or precision.torch_device.type == "cpu" else READ_EVERY
+        self.done = 0
+        self.counted = 0.0
+        self.elapsed = 0.0
+        self.cpu = 0.0
+        self.losses: list[float] = []
+        self.val_curve: list[tuple[int, float]] = []
+        self.seconds: list[float] = []
+        self.fault = ""
+        self._unread: list[tuple[int, Outcome]] = []
+        self._mark = (0.0, 0.0)
+
+    def _forward(self) -> Callable[..., Tensor]:
+        wrapped = self.world.wrap(self.model)
+        return torch.compile(wrapped, dynamic=False) if self.precision.compile else wrapped
+
+    def restore(self) -> None:
+        """Continue where the newest checkpoint stands; at the beginning where there is none."""
+        found = None
+        if self.record is not None:
+            if self.config.train.resume:
+                found = checkpoint.load(self.record.directory, config_hash(self.record.config), self.view.note)
+            kept = self.record.start_metrics(found[0] if found else 0)
+            self.losses = [line["loss"] for line in kept if "loss" in line]
+            self.val_curve = [(line["step"] + 1, line["val_bpb"]) for line in kept if "val_bpb" in line]
+        found = self.world.share(found)
+        if found is not None:
+            self._take_up(*found)
+        elif self.config.train.resume:
+            self.view.note("no checkpoint was saved yet: starting at step 0")
+
+    def _take_up(self, done: int, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        set_random_state(state["random"], self.precision.torch_device)
+        self.done = done
+        self.step.executed = state["executed"]
+        self.counted = state["counted"]
+        self.elapsed = state["elapsed"]
+        self.cpu = state["cpu"]
+        self.view.note(f"resuming after step {done}")
+
+    def save(self) -> None:
+        """Commit the state after the steps taken so far."""
+        if self.record is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random_state(self.precision.torch_device),
+            "executed": self.step.executed,
+            "counted": self.counted,
+            "elapsed": self.elapsed,
+            "cpu": self.cpu,
+        }
+        checkpoint.save(self.record.directory, state, self.done, config_hash(self.record.config))
+
+    def run(self) -> TrainResult:
+        """Train to the end, to the first number that is not finite, or until asked to stop."""
+        train = self.config.train
+        self.restore()
+        self.view.start(self.total, self.done, train.batch_size * self.config.model.sequence_len)
+        try:
+            self._start_clock()
+            while self.done < self.total and not self.fault:
+                self._advance()
+                at_end = self.done == self.total
+                asked = not at_end and self._asked_to_stop()
+                validate = not at_end and _due(self.done, train.val_interval)
+                keep = asked or at_end or _due(self.done, train.checkpoint_interval)
+                if len(self._unread) >= self.read_every or validate or keep:
+                    self._read()
+                if not self.fault and (validate or keep):
+                    self._pause(validate, keep)
+                if asked and not self.fault:
+                    raise Interrupted(self.record.directory if self.record else Path("."), self.done)
+            return self._result(None if self.fault else self.evaluate())
+        finally:
+            self.view.stop()
+
+    def _advance(self) -> None:
+        """Take one step; the first of a run is executed operator by operator and counted."""
+        device = self.precision.torch_device
+        inputs, targets = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+            for array in self.loader.batch(self.done, self.world.rank, self.world.size)
+        )
+        if self.done == 0:
+            outcome = self._counted_step(inputs, targets)
+        else:
+            outcome = self.take(inputs, targets)
+        self._unread.append((self.done, outcome))
+        self.done += 1
+
+    def _counted_step(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        """A step like any other, outside ``torch.compile``, whose operations are counted as they are executed."""
+        compiled = self.step.forward
+        self.step.forward = self.world.wrap(self.model) if self.precision.compile else compiled
+        with Counter() as counter:
+            outcome = self.take(inputs, targets)
+        self.step.forward = compiled
+        # What the processes do twice (the optimizer step) is one step of the algorithm: scale as the ledger does.
+        batch = self.config.train.batch_size
+        costs = ledger(self.config.model)
+        share = costs.step_flops(batch) / costs.step_flops(batch // self.world.size)
+        self.counted = counter.operations.total * share / self.step.executed
+        return outcome
+
+    def _asked_to_stop(self) -> bool:
+        asked = self.stop()
+        if self.world.size == 1:
+            return asked
+        return bool(self.world.sum(torch.tensor([float(asked)], device=self.precision.torch_device)) > 0)
+
+    def _read(self) -> None:
+        """Take the numbers of the latest steps from the device; record them; find the first that is not finite."""
+        if not self._unread:
+            return
+        numbers = [(step, float(out.loss), float(out.grad_norm), out.lr) for step, out in self._unread]
+        self._stop_clock()
+        seconds = (self.elapsed - self._last_elapsed) / len(numbers)
+        for step, loss, norm, factor in numbers:
+            self.seconds.append(seconds)
+            self.losses.append(loss)
+            self._note_step(step, loss, norm, factor, seconds)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = "loss" if not math.isfinite(loss) else "gradient norm"
+                self.fault = f"{what} is {loss if what == 'loss' else norm} at step {step}"
+                break
+            self.schedule.observe(loss)
+            self.view.step(step, loss)
+        self._unread.clear()
+        self._start_clock()
+
+    def _note_step(self, step: int, loss: float, norm: float, factor: float, seconds: float) -> None:
+        if self.record is not None:
+            self.record.metric(
+                step=step, loss=finite_or_none(loss), grad_norm=finite_or_none(norm), lr_factor=factor, seconds=seconds
+            )
+
+    def _start_clock(self) -> None:
+        self._last_elapsed = self.elapsed
+        self._mark = (time.perf_counter(), time.process_time())
+
+    def _stop_clock(self) -> None:
+        wall, cpu = self._mark
+        self.elapsed += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+
+    def _pause(self, validate: bool, keep: bool) -> None:
+        """Evaluate and save, off the clock."""
+        if validate:
+            self.evaluate()
+        if keep:
+            self.save()
+        self._start_clock()
+
+    def evaluate(self) -> Score:
+        """Score the held-out text and record it."""
+        score = evaluate(self.model, self.dataset.eval_set, self.precision, self.world)
+        self.val_curve.append((self.done, score.bits_per_byte))
+        if self.record is not None:
+            self.record.metric(step=self.done - 1, val_bpb=finite_or_none(score.bits_per_byte))
+        self.view.evaluated(self.done, score.bits_per_byte)
+        return score
+
+    def _result(self, score: Score | None) -> TrainResult:
+        train = self.config.train
+        documents = self.dataset.eval_set.document_bytes
+        costs = ledger(self.config.model)
+        return TrainResult(
+            directory=self.record.directory if self.record else Path("."),
+            bpb=math.inf if score is None else score.bits_per_byte,
+            val_nats=math.inf if score is None else score.nats,
+            document_nats=np.empty(0) if score is None else score.document_nats,
+            document_bytes=np.asarray(documents),
+            val_curve=self.val_curve,
+            loss_curve=self.losses,
+            steps=self.step.executed,
+            tokens=self.done * train.batch_size * self.config.model.sequence_len,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            flops_used=costs.step_flops(train.batch_size) * self.step.executed,
+            counted_flops=self.counted * self.step.executed,
+            target_flops=train.target_flops,
+            step_seconds=statistics.median(self.seconds[1:] or self.seconds or [0.0]),
+            wall_seconds=self.elapsed,
+            cpu_seconds=self.cpu,
+            peak_bytes=_peak(self.precision.torch_device),
+            diverged=bool(self.fault),
+            fault=self.fault,
+        )
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no word for NaN and infinity."""
+    return finite(value) if value == value else None
+
+
+def _due(done: int, interval: int) -> bool:
+    return interval > 0 and done % interval == 0
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset | None,
+    record: RunRecord | None,
+    view: View,
+    world: World,
+    tamper: Tamper | None,
+    stop: Callable[[], bool],
+) -> TrainResult:
+    """Prepare, train, commit the record; see :func:`nanochat.train.run`."""
+    if dataset is None:
+        from nanochat.data import open_dataset
+
+        dataset = open_dataset(config.data, config.model.vocab_size, report=view.note)
+    config = replace(config, model=replace(config.model, vocab_size=dataset.tokenizer.vocab_size))
+    precision = resolve(config, steps_of(config), world.local_rank)
+    if record is not None:
+        corpus = {"corpus": dataset.manifest.hash, "eval": dataset.eval_set.hash, "tokenizer": dataset.tokenizer.hash}
+        place = {"precision": precision.record(), "processes": world.size}
+        record.write("env.json", {**environment(), **place, "data": corpus})
+    with machine(precision, config.train.seed), group(world, precision.torch_device):
+        loop = Loop(config, dataset, record, view, precision, world, tamper, stop)
+        result = loop.run()
+    if record is not None:
+        scores = {
+            "documents": dataset.eval_set.document_ids,
+            "bytes": result.document_bytes.tolist(),
+            "nats": result.document_nats.tolist(),
+        }
+        record.write("eval_documents.json", scores)
+        record.finish({"run_id": record.directory.name, **result.summary(), "precision": precision.record()})
+    return result
