@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nanochat.attention._head_operations import head_backward, head_operations
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
 from nanochat.kernels.maxplus.cost import SCORES, attention_backward, attention_forward
@@ -38,17 +39,15 @@ def knobs_of(config: GPTConfig) -> TropicalKnobs:
     return config.knobs.get("tropical", TropicalKnobs())
 
 
+def _rotary(config: GPTConfig) -> bool:
+    return config.position == "rope" and knobs_of(config).position == "rotary"
+
+
 def _around(config: GPTConfig) -> Operations:
-    """Per token, outside the kernel: four projections, norms, positions, the gauge fix."""
-    width, kv_width = config.n_embd, config.kv_heads * config.head_dim
-    matmul = 2 * width * (2 * width + 2 * kv_width)
-    elementwise = 2 * width
-    if config.qk_norm:
-        elementwise += 4 * (width + kv_width)
-    if config.position == "rope":
-        each = 3 if knobs_of(config).position == "rotary" else 2
-        elementwise += each * (width + kv_width)
-    return Operations(matmul=matmul, elementwise=elementwise)
+    """Forward per token, outside the kernel: what heads share, one translation of q and k, the gauge fix."""
+    translated = config.position == "rope" and not _rotary(config)
+    moved = config.n_embd + config.kv_heads * config.head_dim if translated else 0
+    return head_operations(config, rotary=_rotary(config)) + Operations(elementwise=2 * config.n_embd + moved)
 
 
 def operations(config: GPTConfig, length: int) -> Operations:
@@ -58,9 +57,10 @@ def operations(config: GPTConfig, length: int) -> Operations:
 
 
 def backward(config: GPTConfig, length: int) -> Operations:
-    """Backward, per token: twice the projections; the kernel's is a scatter, far cheaper than its forward."""
+    """Backward, per token: the gauge costs 3 per channel; the kernel's is a scatter, far cheaper than its forward."""
     kernel = attention_backward(config.n_head, length, length, config.head_dim, knobs_of(config).score)
-    return 2 * _around(config) + Operations(semiring=kernel / length)
+    gauged = Operations(semiring=kernel / length, elementwise=3 * config.n_embd)
+    return head_backward(config, rotary=_rotary(config)) + gauged
 
 
 def decode(config: GPTConfig, length: int) -> Operations:
@@ -68,7 +68,7 @@ def decode(config: GPTConfig, length: int) -> Operations:
     knobs = knobs_of(config)
     kernel = attention_forward(config.n_head, 1, length + 1, config.head_dim, knobs.score)
     translated = config.position == "rope" and knobs.position == "translation"
-    again = 2 * length * config.kv_heads * config.head_dim if translated else 0
+    again = length * config.kv_heads * config.head_dim if translated else 0
     return _around(config) + Operations(semiring=kernel, elementwise=again)
 
 

@@ -1,0 +1,228 @@
+"""The ledger against the counter, the counter against counts made by hand, and both against what they must refuse."""
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanochat.architecture import attention_types
+from nanochat.attention.standard import StandardKnobs, naive
+from nanochat.config import ConfigError, GPTConfig, OptimConfig
+from nanochat.counter import RULES, Counter, UnknownOperation, attention_cost, count, register
+from nanochat.flops import ledger
+from nanochat.gpt import GPT
+from nanochat.kernels.maxplus import cost
+from nanochat.kernels.maxplus import naive as maxplus_naive
+from nanochat.optim import OPTIMIZERS, build
+from nanochat.registry import Operations
+
+BATCH = 2
+SHAPES = {
+    "grouped": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_kv_head": 2},
+    "swiglu": {"n_layer": 1, "n_embd": 64, "n_head": 2, "mlp": "swiglu", "vocab_size": 96, "logit_softcap": 15.0},
+}
+VARIANTS = {
+    "gelu": {"mlp": "gelu"},
+    "tied": {"tie_embeddings": True},
+    "no position, no norm": {"position": "none", "qk_norm": False},
+    "one key/value head": {"n_kv_head": 1},
+    "window by a mask": {"knobs": {"standard": StandardKnobs(window=16)}},
+}
+
+
+def config_of(attention: str, optimizer: str, length: int, **sizes) -> GPTConfig:
+    base = {"n_layer": 1, "n_embd": 32, "n_head": 4, "vocab_size": 256}
+    return GPTConfig(**{**base, **sizes}, sequence_len=length, attention_type=attention, optimizer_type=optimizer)
+
+
+@cache
+def prepared(attention: str, optimizer: str) -> None:
+    """Kernels are built and tables made before anything is counted."""
+    model = GPT(config_of(attention, optimizer, 8))
+    model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
+
+
+def measured(config: GPTConfig, batch: int = BATCH) -> dict[str, Operations]:
+    """What one training step executes: forward and backward passes, then clipping and the optimizer."""
+    prepared(config.attention_type, config.optimizer_type)
+    model = GPT(config)
+    optimizer = build(model, OptimConfig())
+    shape = (batch, config.sequence_len)
+    idx = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with Counter() as forward:
+        loss = model(idx, idx)
+    with Counter() as backward:
+        loss.backward()
+    with Counter() as update:
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return {"forward": forward.operations, "backward": backward.operations, "optimizer": update.operations}
+
+
+def assert_agree(config: GPTConfig, batch: int = BATCH) -> None:
+    executed, declared = measured(config, batch), ledger(config)
+    tokens = batch * config.sequence_len
+    optimizer = declared.optimizer
+    if config.tie_embeddings:  # the ledger books the sum of both gradients per step, autograd executes it backward
+        table = Operations(elementwise=config.vocab_size * config.n_embd)
+        executed["backward"] += -1 * table
+        executed["optimizer"] += table
+    stated = {"forward": declared.forward * tokens, "backward": declared.backward * tokens, "optimizer": optimizer}
+    for phase, expected in stated.items():
+        got = executed[phase]
+        assert expected.matmul == pytest.approx(got.matmul, rel=0.01), phase
+        assert expected.semiring == pytest.approx(got.semiring, rel=0.05), phase
+        assert expected.elementwise == pytest.approx(got.elementwise, rel=0.05), phase
+    total = sum((operations.total for operations in executed.values()), 0.0)
+    assert declared.step_flops(batch) == pytest.approx(total, rel=0.005)
+
+
+@pytest.mark.parametrize("length", [64, 256])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+@pytest.mark.parametrize("attention", attention_types())
+def test_ledger_equals_counter(attention, optimizer, shape, length):
+    assert_agree(config_of(attention, optimizer, length, **SHAPES[shape]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("attention", attention_types())
+def test_ledger_equals_counter_for_every_knob_of_the_trunk(attention, variant):
+    assert_agree(config_of(attention, "adamw", 64, **VARIANTS[variant]), batch=4)
+
+
+@pytest.mark.parametrize("attention", attention_types())
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_the_models(attention, tied):
+    config = config_of(attention, "adamw", 16, n_kv_head=2, tie_embeddings=tied)
+    assert ledger(config).parameters == sum(parameter.numel() for parameter in GPT(config).parameters())
+
+
+@pytest.mark.parametrize("attention", attention_types())
+def test_decode_equals_counter(attention):
+    config = config_of(attention, "adamw", 64, n_layer=2, n_kv_head=2)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        cache = model.init_cache(1, 64)
+        model(torch.zeros(1, 63, dtype=torch.long), cache=cache)
+        executed = count(model, torch.zeros(1, 1, dtype=torch.long), cache=cache)
+    declared = ledger(config, 63).decode
+    assert declared.matmul == pytest.approx(executed.matmul, rel=0.01)
+    assert declared.semiring == pytest.approx(executed.semiring, rel=0.05)
+
+
+@pytest.mark.parametrize("attention", attention_types())
+def test_cost_grows_with_length_as_the_formula_says(attention):
+    """Per token the only growth is in pairs: equal steps in T add equal amounts, to counter and ledger alike."""
+    small, middle, large = (ledger(config_of(attention, "adamw", length)).forward for length in (64, 128, 192))
+    assert large.total - middle.total == pytest.approx(middle.total - small.total, rel=0.02)
+    assert large.total > middle.total
+
+
+def test_the_ledger_prints_itself():
+    text = str(GPT(config_of("standard", "muon", 16)).flops())
+    assert "mixer" in text
+    assert "optimizer, per step" in text
+    assert "parameters" in text
+
+
+def test_the_ledger_refuses_unknown_names_and_lengths():
+    with pytest.raises(ConfigError, match="did you mean 'standard'"):
+        ledger(config_of("standrad", "adamw", 16))
+    with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
+        ledger(config_of("standard", "sgd", 16))
+    with pytest.raises(ValueError, match="got length 0"):
+        ledger(config_of("standard", "adamw", 16), 0)
+
+
+def test_step_is_tokens_times_training_and_one_update():
+    declared = ledger(config_of("standard", "muon", 16))
+    assert declared.step_flops(3) == pytest.approx(48 * declared.training.total + declared.optimizer.total)
+    assert declared.training.total == pytest.approx(declared.forward.total + declared.backward.total)
+
+
+class TestCounter:
+    def test_products_by_hand(self):
+        a, b, bias = torch.ones(3, 5), torch.ones(5, 7), torch.ones(7)
+        assert count(torch.mm, a, b) == Operations(matmul=2 * 3 * 5 * 7)
+        assert count(torch.addmm, bias, a, b) == Operations(matmul=2 * 3 * 5 * 7, elementwise=3 * 7)
+        assert count(torch.bmm, a.expand(4, 3, 5), b.expand(4, 5, 7)) == Operations(matmul=4 * 2 * 3 * 5 * 7)
+        images = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
+        assert count(F.conv2d, *images) == Operations(matmul=2 * (3 * 4 * 4) * (2 * 3 * 3))
+
+    def test_pointwise_reductions_and_free_by_hand(self):
+        x = torch.ones(4, 6)
+        assert count(lambda: x + x[0]) == Operations(elementwise=24)
+        assert count(lambda: x.sum(-1)) == Operations(elementwise=24)
+        assert count(lambda: x.add_(1)) == Operations(elementwise=24)
+        assert count(lambda: x.lerp_(x, 0.5)) == Operations(elementwise=72)
+        assert count(lambda: F.softmax(x, -1)) == Operations(elementwise=5 * 24)
+        assert count(lambda: torch.cat([x.T.clone(), x.view(6, 4)]).to(torch.bfloat16)[1:]) == Operations()
+
+    def test_backward_is_counted_and_products_double(self):
+        x, w = torch.ones(3, 5, requires_grad=True), torch.ones(5, 7, requires_grad=True)
+        y = x @ w
+        assert count(y.backward, torch.ones(3, 7)).matmul == 2 * (2 * 3 * 5 * 7)
+
+    def test_an_unknown_operator_is_refused_by_name(self):
+        with pytest.raises(UnknownOperation, match=r"aten\.linalg_eigh|aten\._linalg_eigh"):
+            count(torch.linalg.eigh, torch.eye(3))
+
+    def test_an_unregistered_kernel_is_refused_and_a_registered_one_counted(self):
+        @torch.library.custom_op("mgr_test::twice", mutates_args=())
+        def twice(x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        with pytest.raises(UnknownOperation, match="mgr_test"):
+            count(twice, torch.ones(3))
+        register("mgr_test::twice", lambda args, kwargs, result: Operations(semiring=7))
+        try:
+            assert count(twice, torch.ones(3)) == Operations(semiring=7)
+            with pytest.raises(ValueError, match="has a rule already"):
+                register("mgr_test::twice", lambda args, kwargs, result: Operations())
+        finally:
+            del RULES["mgr_test::twice"]
+
+    def test_sums_by_operator(self):
+        with Counter() as counter:
+            torch.ones(2, 3) @ torch.ones(3, 4)
+            torch.ones(5).exp()
+        assert counter.operations.total == sum(each.total for each in counter.by_operator.values()) == 48 + 5
+
+    @pytest.mark.parametrize("heads", [1, 4])
+    def test_fused_attention_is_charged_as_the_naive_form_computes_it(self, heads):
+        """The naive form computes all pairs in products; the fused one is charged the causal share of them."""
+        q, k, v = (torch.randn(2, heads, 32, 8, requires_grad=True) for _ in range(3))
+        fused = count(F.scaled_dot_product_attention, q, k, v, is_causal=True)
+        whole = count(naive, q, k, v)
+        assert fused.matmul == whole.matmul * 33 / 64
+        masked = torch.ones(32, 32, dtype=torch.bool).tril()
+        assert count(F.scaled_dot_product_attention, q, k, v, attn_mask=masked).matmul == whole.matmul
+        backward = count(naive(q, k, v).sum().backward).matmul
+        fused_backward = count(F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward).matmul
+        assert fused_backward == (backward + whole.matmul / 2) * 33 / 64  # it computes the scores again
+
+    @pytest.mark.parametrize("score", cost.SCORES)
+    def test_tropical_kernel_is_charged_as_the_naive_form_computes_it(self, score):
+        """Additions, maxima and minima of the definition over all pairs, against the kernel's formula per pair."""
+        q, k, v = (torch.randn(1, 2, 48, 16) for _ in range(3))
+
+        def definition() -> torch.Tensor:
+            rows, columns = q[:, :, :, None], k[:, :, None]
+            if score == "hilbert":
+                difference = rows - columns
+                scores = difference.amin(-1) - difference.amax(-1)
+            else:
+                scores = (rows + columns).amax(-1)
+            return (scores[..., None] + v[:, :, None]).amax(3)
+
+        last = maxplus_naive.attention(q, k, v, score)[:, :, -1]
+        assert torch.equal(definition()[:, :, -1], last)  # the last query sees every key: the same function
+        per_pair = count(definition).elementwise / (2 * 48 * 48)
+        assert cost.attention_forward(2, 48, 48, 16, score) == per_pair * 2 * cost.causal_pairs(48, 48)
+
+    def test_attention_pairs(self):
+        assert attention_cost(1, 4, 4, 8, True, False).matmul == 4 * 8 * 10
+        assert attention_cost(1, 4, 6, 8, False, False).matmul == 4 * 8 * 24
