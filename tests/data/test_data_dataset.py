@@ -212,11 +212,12 @@ def test_cache_place_follows_the_platform(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.cache_root("elsewhere") == Path("elsewhere")
 
 
-class TestInterpreter:
-    @pytest.fixture(scope="class")
-    def prepared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("python")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("python")
 
+
+class TestInterpreter:
     def test_enough_text_and_nothing_foreign(self, prepared: Path) -> None:
         dataset = opened(prepared, "python", 1024)
         names = [document.name for document in dataset.manifest.documents]
