@@ -7,6 +7,7 @@ them: the arms of a comparison start from common ground, and adding a layer does
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +71,15 @@ class Layer(nn.Module):
 
     def init_weights(self, draw: Draw) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not initialise its weights")
+
+
+class Mixer(Layer):
+    """What moves information between tokens inside a block; ``Mixer(config, layer)`` builds one."""
+
+    def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> Any:
+        """Room for what it keeps of ``length`` tokens of ``batch`` sequences while decoding."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no cache")
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: Any = None) -> Tensor:
+        """(B, N, C) to (B, N, C); with a cache the N tokens continue the sequence that it holds."""
+        raise NotImplementedError(f"{type(self).__name__} does not mix")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nanochat.architecture import plan
 from nanochat.config import GPTConfig
-from nanochat.initialise import Draw, Layer
+from nanochat.initialise import Draw, Layer, Mixer
 
 
 def norm(x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
@@ -43,6 +43,6 @@ class MLP(Layer):
         return self.down(hidden)
 
 
-def build_mixer(config: GPTConfig, layer: int) -> Layer:
+def build_mixer(config: GPTConfig, layer: int) -> Mixer:
     """The mixer of one layer, as the configuration's attention type resolves it."""
     return plan(config).mixers[layer].load()(config, layer)

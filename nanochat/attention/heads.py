@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nanochat.config import GPTConfig
-from nanochat.initialise import Draw, Layer
+from nanochat.initialise import Draw, Mixer
 
 Rope = tuple[Tensor, Tensor]
 
@@ -66,7 +66,7 @@ def key_value_bytes(config: GPTConfig, batch: int, length: int) -> int:
     return 2 * batch * config.kv_heads * length * config.head_dim * 4
 
 
-class HeadMixer(Layer):
+class HeadMixer(Mixer):
     """Projects to heads, lets :meth:`attend` mix them, projects back.
 
     ``attend(q: (B, H, N, D), k: (B, K, S, D), v: (B, K, S, D)) -> (B, H, N, D)`` where the N queries are the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from nanochat.block.registry import BLOCKS
 from nanochat.registry import Mechanism, Operations
@@ -62,14 +62,19 @@ class ResidualStack(Layer):
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(config, layer) for layer in range(config.n_layer))
 
+    @property
+    def layers(self) -> list[ResidualBlock]:
+        """The blocks, first to last."""
+        return cast("list[ResidualBlock]", list(self.blocks))
+
     def init_weights(self, draw: Draw) -> None:
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers):
             block.init_weights(draw.child(f"blocks.{layer}"))
 
     def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> list[object]:
-        return [block.mixer.init_cache(batch, length, device, dtype) for block in self.blocks]
+        return [block.mixer.init_cache(batch, length, device, dtype) for block in self.layers]
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: list[object] | None = None) -> Tensor:
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers):
             x = block(x, rope, None if cache is None else cache[layer])
         return x

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nanochat.block.registry import BLOCKS
 from nanochat.config import ConfigError, common_faults, option
@@ -139,16 +140,13 @@ class Replay:
         self.dtype = torch.get_autocast_dtype(device.type)
         self.seed = int(torch.randint(2**62, ()))
 
-    def __enter__(self) -> Replay:
-        self._fork = torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
-        self._fork.__enter__()
-        self._cast = torch.autocast(self.device.type, self.dtype, self.autocast, cache_enabled=False)
-        self._cast.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._cast.__exit__(*error)
-        self._fork.__exit__(*error)
+    @contextmanager
+    def conditions(self) -> Iterator[None]:
+        """Those of the first run; the caller's generators are put back at the end."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        cast_to = torch.autocast(self.device.type, self.dtype, self.autocast, cache_enabled=False)
+        with torch.random.fork_rng(devices), cast_to:
+            yield
 
     def rewind(self, half: int) -> None:
         """Put the generators where half layer ``half`` starts."""
@@ -195,8 +193,10 @@ class ReversibleFunction(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    @once_differentiable  # its wrapper hides the name of ctx from pyright
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> Any:
         stack: ReversibleStack = ctx.stack
         if ctx.versions != [parameter._version for parameter in ctx.parameters]:
             raise RuntimeError(
@@ -204,20 +204,19 @@ class ReversibleFunction(torch.autograd.Function):
             )
         arithmetic = stack.arithmetic
         first, second = ctx.saved_tensors
-        first_gradient = second_gradient = gradient / 2
+        first_gradient = second_gradient = grad_outputs[0] / 2
         collected: dict[int, Tensor] = {}
-        with ctx.replay as replay:
-            for layer in reversed(range(len(stack.blocks))):
-                block = stack.blocks[layer]
-                replay.rewind(2 * layer + 1)
+        with ctx.replay.conditions():
+            for layer, block in reversed(list(enumerate(stack.layers))):
+                ctx.replay.rewind(2 * layer + 1)
                 change, pulled = pull(block.mlp, arithmetic.read(first), (), second_gradient, collected)
                 second, first_gradient = arithmetic.shift(second, change, -1), first_gradient + pulled
-                replay.rewind(2 * layer)
+                ctx.replay.rewind(2 * layer)
                 change, pulled = pull(block.mixer, arithmetic.read(second), (ctx.rope,), first_gradient, collected)
                 first, second_gradient = arithmetic.shift(first, change, -1), second_gradient + pulled
         stack.inversion_error = (arithmetic.read(first) - arithmetic.read(second)).abs().amax()
-        gradients = [collected.get(id(parameter)) for parameter in ctx.parameters]
-        return None, None, first_gradient + second_gradient, *gradients
+        weight_gradients = [collected.get(id(parameter)) for parameter in ctx.parameters]
+        return None, None, first_gradient + second_gradient, *weight_gradients
 
 
 def pull(
@@ -254,17 +253,22 @@ class ReversibleStack(Layer):
         self.blocks = nn.ModuleList(ReversibleBlock(config, layer) for layer in range(config.n_layer))
         self.inversion_error: Tensor | None = None
 
+    @property
+    def layers(self) -> list[ReversibleBlock]:
+        """The blocks, first to last."""
+        return cast("list[ReversibleBlock]", list(self.blocks))
+
     def init_weights(self, draw: Draw) -> None:
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers):
             block.init_weights(draw.child(f"blocks.{layer}"))
 
     def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> list[object]:
-        return [block.mixer.init_cache(batch, length, device, dtype) for block in self.blocks]
+        return [block.mixer.init_cache(batch, length, device, dtype) for block in self.layers]
 
     @property
     def arithmetic(self) -> Floating:
         """How the streams are held."""
-        return FixedPoint(self.blocks[0].mlp.down.weight.dtype) if self.exact else FLOATING
+        return FixedPoint(self.layers[0].mlp.down.weight.dtype) if self.exact else FLOATING
 
     def advance(
         self, x: Tensor, rope: Rope | None, cache: list[object] | None = None, replay: Replay | None = None
@@ -272,8 +276,8 @@ class ReversibleStack(Layer):
         """The pair of streams that (x, x) becomes, and whether all that was added fits them (exact streams)."""
         first = second = self.arithmetic.enter(x)
         valid = self.arithmetic.valid(x, None)
-        with replay or nullcontext():
-            for layer, block in enumerate(self.blocks):
+        with nullcontext() if replay is None else replay.conditions():
+            for layer, block in enumerate(self.layers):
                 rewind(replay, 2 * layer)
                 change = block.mixer(norm(self.arithmetic.read(second)), rope, None if cache is None else cache[layer])
                 first, valid = self.arithmetic.shift(first, change, 1), self.arithmetic.valid(change, valid)
@@ -286,7 +290,7 @@ class ReversibleStack(Layer):
     def retreat(self, pair: Pair, rope: Rope | None) -> Pair:
         """The inverse of :meth:`advance`: the pair of streams before the first layer."""
         first, second = pair
-        for block in reversed(self.blocks):
+        for block in reversed(self.layers):
             second = self.arithmetic.shift(second, block.mlp(norm(self.arithmetic.read(first))), -1)
             first = self.arithmetic.shift(first, block.mixer(norm(self.arithmetic.read(second)), rope), -1)
         return first, second
@@ -299,27 +303,34 @@ class ReversibleStack(Layer):
         output = (self.arithmetic.read(pair[0]) + self.arithmetic.read(pair[1])) / 2
         return pair, output if valid is None else torch.where(valid, output, torch.nan)
 
-    @torch.compiler.disable
     def forward(
         self, x: Float[Tensor, "B T C"], rope: Rope | None, cache: list[object] | None = None
     ) -> Float[Tensor, "B T C"]:
         if cache is None and torch.is_grad_enabled():
-            return ReversibleFunction.apply(self, rope, x, *self.parameters())
+            return rebuild(self, rope, x)
         return self.run(x, rope, cache)[1]
+
+
+def _rebuild(stack: ReversibleStack, rope: Rope | None, x: Tensor) -> Tensor:
+    return ReversibleFunction.apply(stack, rope, x, *stack.parameters())
+
+
+rebuild: Callable[[ReversibleStack, Rope | None, Tensor], Tensor] = cast(Any, torch.compiler.disable(_rebuild))
+"""The stack without stored activations; opaque to torch.compile, which cannot trace a backward pass that rebuilds."""
 
 
 def residual_limit() -> float:
     """Largest difference between y1 + y2 - x at depth one and the residual block with the same weights."""
-    from nanochat.block.residual import ResidualBlock
     from nanochat.config import GPTConfig
 
-    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, attention_type="reversible")
-    stack, block = ReversibleStack(config).double(), ResidualBlock(config, 0).double()
+    stack = ReversibleStack(GPTConfig(n_layer=1, n_head=2, n_embd=16, attention_type="reversible")).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in stack.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 4)
-        block.load_state_dict(stack.blocks[0].state_dict())
         x = torch.randn(2, 9, 16, generator=generator, dtype=torch.float64)
         (first, second), _ = stack.run(x, None)
-        return (first + second - x - block(x, None)).abs().max().item()
+        block = stack.layers[0]
+        residual = x + block.mixer(norm(x), None)
+        residual = residual + block.mlp(norm(residual))
+        return (first + second - x - residual).abs().max().item()

@@ -261,7 +261,7 @@ def test_layers_and_steps_draw_different_numbers():
     torch.manual_seed(3)
     assert model(*batch) != model(*batch)
     replay = Replay(torch.device("cpu"))
-    with replay:
+    with replay.conditions():
         draws = []
         for half in range(6):
             replay.rewind(half)
