@@ -7,7 +7,7 @@ axes, so that the code that judges one suite also judges ten thousand simulated 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,10 @@ class Decision:
     p_holm: Floats
     p_tie: Floats
     verdict: NDArray[np.str_]
+
+    def row(self, arm: int) -> Decision:
+        """The same of one arm, as zero-dimensional arrays."""
+        return Decision(*(np.asarray(getattr(self, item.name)[..., arm]) for item in fields(self)))
 
 
 def decide(differences: Floats, *, sesoi: float, alpha: float, arms: int | None = None) -> Decision:

@@ -1,0 +1,98 @@
+"""Was the comparison what it says it was? One broken promise makes an arm INVALID, whatever its score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nanochat.bench.jobs import Failure, Job
+from nanochat.bench.store import Outcome
+from nanochat.bench.suite import SuitePlan
+
+BUDGET_TOLERANCE = 0.005
+"""Operations used over the budget may differ from 1 by this much."""
+
+LEDGER_TOLERANCE = 0.03
+"""Operations counted while training over those of the ledger may differ from 1 by this much."""
+
+BUSY = 0.95
+"""Below this ratio of processor seconds to wall seconds the timing says more about the machine than about the arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The checks of one arm.
+
+    Args:
+        faults: broken promises, one line each; empty if all held.
+        runs: verdict runs checked.
+        budget_error: largest |used / C - 1|.
+        ledger_error: largest |counted / ledger - 1|.
+        time_valid: every run had its core to itself.
+    """
+
+    faults: tuple[str, ...]
+    runs: int
+    budget_error: float
+    ledger_error: float
+    time_valid: bool
+
+
+def audit(
+    plan: SuitePlan, label: str, runs: Iterable[tuple[Job, Outcome | Failure]], hashes: Mapping[str, str]
+) -> Audit:
+    """Check the verdict runs of one arm against the plan.
+
+    Args:
+        plan: what was promised.
+        label: the arm.
+        runs: all of its verdict runs, diverged and failed ones too.
+        hashes: ``data_hash``, ``tokenizer_hash`` and ``eval_hash`` of the suite's data.
+    """
+    faults: list[str] = []
+    budget_errors, ledger_errors, busy = [0.0], [0.0], False
+    count = 0
+    for job, outcome in runs:
+        count += 1
+        if isinstance(outcome, Failure):
+            faults.append(f"seed {job.seed}: {outcome.reason}")
+            continue
+        faults += [f"seed {job.seed}: {fault}" for fault in _same_text(outcome, hashes)]
+        faults += [f"seed {job.seed}: {fault}" for fault in _same_size(plan, label, outcome)]
+        if outcome.diverged:
+            continue
+        used = outcome.flops_used / plan.budget - 1
+        counted = outcome.counted_flops / outcome.flops_used - 1
+        budget_errors.append(abs(used))
+        ledger_errors.append(abs(counted))
+        busy |= outcome.cpu_seconds < BUSY * outcome.wall_seconds
+        if abs(used) > BUDGET_TOLERANCE:
+            faults.append(f"seed {job.seed}: used {1 + used:.3f} of the budget, need 1 +- {BUDGET_TOLERANCE}")
+        if outcome.steps != job.steps:
+            faults.append(f"seed {job.seed}: took {outcome.steps} steps, planned {job.steps}")
+        if abs(counted) > LEDGER_TOLERANCE:
+            faults.append(
+                f"seed {job.seed}: executed {1 + counted:.3f} of the ledger's operations, need 1 +- {LEDGER_TOLERANCE}"
+            )
+    return Audit(tuple(faults), count, max(budget_errors), max(ledger_errors), not busy)
+
+
+def _same_text(outcome: Outcome, hashes: Mapping[str, str]) -> list[str]:
+    names = {"data_hash": "training text", "tokenizer_hash": "tokenizer", "eval_hash": "held-out text"}
+    return [
+        f"read another {name} ({getattr(outcome, field)[:8]}, planned {hashes[field][:8]})"
+        for field, name in names.items()
+        if getattr(outcome, field) != hashes[field]
+    ]
+
+
+def _same_size(plan: SuitePlan, label: str, outcome: Outcome) -> list[str]:
+    faults = []
+    planned = plan.ledgers[label].parameters
+    if outcome.parameters != planned:
+        faults.append(f"trained {outcome.parameters} parameters, planned {planned}")
+    per_step = plan.batch_size * plan.models[label].sequence_len
+    expected = outcome.steps * per_step
+    if outcome.tokens != expected:
+        faults.append(f"saw {outcome.tokens} tokens in {outcome.steps} steps, planned {expected}")
+    return faults

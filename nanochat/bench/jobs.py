@@ -1,0 +1,157 @@
+"""One training run of a suite: what it is, how it is carried to a worker, and what is kept of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat.bench.store import Outcome, Store
+from nanochat.config import DataConfig, GPTConfig, OptimConfig, RunConfig, TrainConfig
+from nanochat.registry import Record
+
+if TYPE_CHECKING:
+    from nanochat.console import View
+    from nanochat.data import Dataset
+    from nanochat.train import TrainResult
+
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run.
+
+    Args:
+        key: address in the store.
+        label: arm.
+        stage: ``tuning`` or ``verdict``.
+        run: what is trained.
+        facts: what the key is the hash of.
+    """
+
+    key: str
+    label: str
+    stage: str
+    run: RunConfig
+    facts: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return self.run.train.seed
+
+    @property
+    def rate(self) -> float:
+        assert self.run.optim.learning_rate is not None
+        return self.run.optim.learning_rate
+
+    @property
+    def steps(self) -> int:
+        assert self.run.train.max_steps is not None
+        return self.run.train.max_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that could not be finished; ``reason`` is one line."""
+
+    reason: str
+
+
+Trainer = Callable[..., "TrainResult"]
+"""``nanochat.train.run`` or, in tests, something that tampers with it."""
+
+
+def revive(plain: Mapping[str, Any]) -> RunConfig:
+    """The configuration whose :func:`nanochat.config.plain` form this is."""
+    from nanochat.attention import MIXERS
+    from nanochat.block import BLOCKS
+    from nanochat.optim import OPTIMIZERS
+    from nanochat.schedule import SCHEDULES
+
+    mechanisms = {record.name: record for record in (*MIXERS, *BLOCKS)}
+    rules = {record.name: record for record in (*OPTIMIZERS, *SCHEDULES)}
+    return RunConfig(
+        model=GPTConfig(**_with_knobs(plain["model"], mechanisms)),
+        optim=OptimConfig(**_with_knobs(plain["optim"], rules)),
+        data=DataConfig(**plain["data"]),
+        train=TrainConfig(**plain["train"]),
+    )
+
+
+def _with_knobs(section: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str, Any]:
+    knobs = {name: records[name].knobs(**values) for name, values in section["knobs"].items()}
+    return {**section, "knobs": knobs}
+
+
+def execute(key: str, run: RunConfig, facts: Mapping[str, Any], store: Store, train: Trainer, view: View) -> bool:
+    """Train, unless another process is at it, and commit to the store.
+
+    Returns:
+        False when another process holds the lease; its result will appear.
+    """
+    with store.lease(key) as held:
+        if not held:
+            return False
+        if store.load(key) is None:
+            directory = store.clear(key)
+            dataset = dataset_of(run.data, run.model.vocab_size)
+            result = train(run, directory=directory / "run", dataset=dataset, view=view)
+            store.commit(key, outcome_of(result, dataset), facts)
+            _drop_checkpoints(directory)
+    return True
+
+
+@cache
+def dataset_of(data: DataConfig, vocab_size: int) -> Dataset:
+    """The prepared corpus, opened once per process."""
+    from nanochat.data import open_dataset
+
+    return open_dataset(data, vocab_size)
+
+
+def outcome_of(result: TrainResult, dataset: Dataset) -> Outcome:
+    """The part of a training result that the engine keeps."""
+    kept = {item.name for item in fields(Outcome)}
+    same = (
+        "diverged",
+        "fault",
+        "steps",
+        "tokens",
+        "flops_used",
+        "counted_flops",
+        "parameters",
+        "step_seconds",
+        "wall_seconds",
+        "cpu_seconds",
+        "peak_bytes",
+    )
+    curve = [[float(step), float(loss)] for step, loss in enumerate(result.loss_curve) if math.isfinite(loss)]
+    values: dict[str, Any] = {
+        **{name: getattr(result, name) for name in same},
+        "bpb": None if result.diverged or not math.isfinite(result.bpb) else float(result.bpb),
+        "loss_curve": thinned(curve),
+        "document_nats": [] if result.diverged else [float(nats) for nats in result.document_nats],
+        "document_bytes": [int(size) for size in result.document_bytes],
+        "data_hash": dataset.manifest.hash,
+        "tokenizer_hash": dataset.tokenizer.hash,
+        "eval_hash": dataset.eval_set.hash,
+    }
+    assert values.keys() == kept
+    return Outcome(**values)
+
+
+def thinned(curve: list[list[float]], points: int = CURVE_POINTS) -> list[list[float]]:
+    """Means over equal stretches of steps: at most ``points`` [last step, mean loss] pairs."""
+    stretch = max(1, -(-len(curve) // points))
+    parts = [curve[start : start + stretch] for start in range(0, len(curve), stretch)]
+    return [[part[-1][0], sum(loss for _, loss in part) / len(part)] for part in parts]
+
+
+def _drop_checkpoints(directory: Path) -> None:
+    """Weights of finished suite runs are not kept: a suite makes hundreds of them and reads none."""
+    for path in directory.rglob("*.pt"):
+        path.unlink()

@@ -1,0 +1,135 @@
+"""Finished runs, kept under the hash of everything that decides their numbers.
+
+``<store>/ab/abcd.../result.json`` is written last and by rename: where it exists the run is done, where it does not the
+run never happened. Two drivers may share a store; a lease (``flock``) keeps them from training the same run twice, and
+the kernel releases it when its holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nanochat.config import ConfigError
+from nanochat.record import write_json
+
+SCHEMA = "mgr.job.v1"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What the engine keeps of a finished run. Everything is plain JSON.
+
+    Args:
+        bpb: held-out bits per byte; None when the run diverged.
+        diverged: a loss or gradient was not finite; ``fault`` says which and when.
+        steps, tokens: as executed.
+        flops_used: the ledger's operations of the executed steps.
+        counted_flops: operations counted while one step ran, times the steps.
+        parameters: of the model that was trained.
+        step_seconds: median seconds of a step.
+        wall_seconds, cpu_seconds: of the training loop; their ratio tells whether the timing is valid.
+        peak_bytes: largest resident size of the process (on a GPU its largest allocation).
+        loss_curve: [step, loss in nats] pairs.
+        document_nats, document_bytes: per held-out document.
+        data_hash, tokenizer_hash, eval_hash: of what the run itself read.
+    """
+
+    bpb: float | None
+    diverged: bool
+    fault: str
+    steps: int
+    tokens: int
+    flops_used: float
+    counted_flops: float | None
+    parameters: int
+    step_seconds: float
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    loss_curve: list[list[float]]
+    document_nats: list[float]
+    document_bytes: list[int]
+    data_hash: str
+    tokenizer_hash: str
+    eval_hash: str
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of the facts that decide a run's numbers."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Store:
+    """A folder of finished runs.
+
+    Args:
+        root: made if it is not there.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        try:
+            (root / "leases").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                [f"--store: got {root}, need a folder that can be written to ({error.strerror})"]
+            ) from error
+
+    def directory(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+    def load(self, key: str) -> Outcome | None:
+        """The finished run, or None; a file that is not one of ours counts as not finished."""
+        try:
+            content = json.loads((self.directory(key) / RESULT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        names = {item.name for item in fields(Outcome)}
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA or not names <= content.keys():
+            return None
+        return Outcome(**{name: content[name] for name in names})
+
+    def clear(self, key: str) -> Path:
+        """An empty folder for the run; what an interrupted attempt left is removed. Hold the lease."""
+        directory = self.directory(key)
+        if directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+        return directory
+
+    def commit(self, key: str, outcome: Outcome, facts: Mapping[str, Any]) -> None:
+        """Make the run count as finished. Hold the lease."""
+        directory = self.directory(key)
+        write_json(directory / "facts.json", dict(facts))
+        write_json(directory / RESULT, {"schema": SCHEMA, "key": key, **asdict(outcome)})
+
+    @contextmanager
+    def lease(self, key: str) -> Iterator[bool]:
+        """Hold the right to train this run; yields False at once when another process has it."""
+        descriptor = os.open(self.root / "leases" / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(descriptor)

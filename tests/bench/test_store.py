@@ -1,0 +1,138 @@
+"""The store: a run is done when its result is there, under a key that changes with whatever changes the numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat.bench import code
+from nanochat.bench.store import RESULT, Outcome, Store, key_of
+from nanochat.config import ConfigError
+
+OUTCOME = Outcome(
+    bpb=3.5,
+    diverged=False,
+    fault="",
+    steps=200,
+    tokens=200 * 64,
+    flops_used=1e9,
+    counted_flops=1.001e9,
+    parameters=1000,
+    step_seconds=0.01,
+    wall_seconds=2.0,
+    cpu_seconds=1.99,
+    peak_bytes=10**8,
+    loss_curve=[[0, 5.5], [199, 3.2]],
+    document_nats=[10.0, 20.0],
+    document_bytes=[4, 8],
+    data_hash="d",
+    tokenizer_hash="t",
+    eval_hash="e",
+)
+KEY = key_of({"seed": 1})
+
+
+def test_keys_follow_content_and_not_order():
+    assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+    with pytest.raises(ValueError):
+        key_of({"a": float("nan")})
+
+
+def test_a_result_is_there_after_commit_and_not_before(tmp_path):
+    store = Store(tmp_path)
+    with store.lease(KEY) as held:
+        assert held
+        store.clear(KEY)
+        assert store.load(KEY) is None
+        store.commit(KEY, OUTCOME, {"seed": 1})
+    assert Store(tmp_path).load(KEY) == OUTCOME
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": "other"}', '{"schema": "mgr.job.v1"}', "\udcff"])
+def test_what_is_not_a_result_counts_as_missing(tmp_path, content):
+    store = Store(tmp_path)
+    path = store.clear(KEY) / RESULT
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    assert store.load(KEY) is None
+
+
+def test_an_interrupted_attempt_is_cleared_away(tmp_path):
+    store = Store(tmp_path)
+    (store.clear(KEY) / "metrics.jsonl").write_text("half a line")
+    assert list(store.clear(KEY).iterdir()) == []
+
+
+def test_one_lease_at_a_time_and_none_after_its_holder_is_killed(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from nanochat.bench.store import Store\n"
+        f"with Store(Path({str(tmp_path)!r})).lease({KEY!r}) as held:\n"
+        "    print(held, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline().strip() == "True"
+        with Store(tmp_path).lease(KEY) as held:
+            assert not held
+        os.kill(holder.pid, signal.SIGKILL)
+    with Store(tmp_path).lease(KEY) as held:
+        assert held
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="need a folder that can be written to"):
+        Store(tmp_path / "file")
+
+
+def test_results_are_strict_json(tmp_path):
+    store = Store(tmp_path)
+    store.clear(KEY)
+    store.commit(KEY, OUTCOME, {"seed": 1})
+    text = (store.directory(KEY) / RESULT).read_text()
+    json.loads(text, parse_constant=lambda token: pytest.fail(token))
+
+
+def names(*entries):
+    return {path.relative_to(code.ROOT).as_posix() for path in code.source_files(tuple(entries))}
+
+
+def test_the_code_of_a_run_is_what_it_imports():
+    found = names("nanochat.gpt", "nanochat.attention.tropical")
+    assert {"gpt.py", "trunk.py", "config.py", "attention/heads.py", "attention/tropical.py"} <= found
+    assert any(name.startswith("kernels/maxplus/") for name in found)
+    assert "attention/standard.py" not in found
+    assert not any(name.startswith("bench/") for name in found)
+
+
+def test_an_edit_elsewhere_keeps_the_hash_and_an_edit_inside_changes_it(tmp_path, monkeypatch):
+    package = tmp_path / "nanochat"
+    (package / "attention").mkdir(parents=True)
+    for name, text in {
+        "__init__.py": "",
+        "train.py": "def f():\n    from nanochat.gpt import GPT\n",
+        "gpt.py": "GPT = 1\n",
+        "other.py": "",
+        "attention/__init__.py": "",
+        "attention/one.py": "",
+        "attention/two.py": "",
+    }.items():
+        (package / name).write_text(text)
+    monkeypatch.setattr(code, "ROOT", package)
+
+    def current():
+        code.source_files.cache_clear()
+        return code.code_hash(["nanochat.train", "nanochat.attention.one"])
+
+    before = current()
+    for untouched in ("other.py", "attention/two.py"):
+        Path(package / untouched).write_text("x = 1\n")
+        assert current() == before
+    for touched in ("gpt.py", "attention/one.py", "attention/__init__.py"):
+        Path(package / touched).write_text("x = 1\n")
+        assert current() != before
+        before = current()
+    code.source_files.cache_clear()
