@@ -205,25 +205,57 @@ void forward_typed(const Shape& shape, const T* q, const T* k, const T* v, T* ou
   });
 }
 
-// First channels with the largest and the smallest term; `term` has room for whole packs.
-template <typename T, bool Hilbert>
-std::pair<int64_t, int64_t> extremes(const T* q, const T* k, int64_t dim, T* term) {
-  constexpr int64_t width = Pack<T>::width;
+// The pack with its lanes rotated by `by`.
+template <int by> inline Value<float> rotate(Value<float> x) {
+  return __builtin_shufflevector(x, x, by, by + 1, by + 2, by + 3, by + 4, by + 5, by + 6, by + 7, by + 8, by + 9, by + 10,
+                                 by + 11, by + 12, by + 13, by + 14, by + 15);
+}
+
+template <int by> inline Value<double> rotate(Value<double> x) {
+  return __builtin_shufflevector(x, x, by, by + 1, by + 2, by + 3, by + 4, by + 5, by + 6, by + 7);
+}
+
+// Every lane gets the largest (smallest) of all lanes.
+template <typename T, bool Largest> inline Value<T> spread(Value<T> x) {
+  const auto pick = [](Value<T> a, Value<T> b) { return Largest ? larger<T>(a, b) : smaller<T>(a, b); };
+  if constexpr (Pack<T>::width == 16) x = pick(x, rotate<8>(x));
+  x = pick(x, rotate<4>(x));
+  x = pick(x, rotate<2>(x));
+  return pick(x, rotate<1>(x));
+}
+
+// Rows padded to whole packs by repeating channel 0: a copy at the end is never the first of equals.
+template <typename T> void pad_rows(const T* from, int64_t rows, int64_t dim, T* to) {
   const int64_t whole = padded<T>(dim, 1);
-  for (int64_t d = 0; d < dim; ++d) term[d] = Hilbert ? q[d] - k[d] : q[d] + k[d];
-  for (int64_t d = dim; d < whole; ++d) term[d] = term[0];
-  Value<T> high = load(term), low = high;
+  for (int64_t row = 0; row < rows; ++row) {
+    std::copy_n(from + row * dim, dim, to + row * whole);
+    std::fill(to + row * whole + dim, to + (row + 1) * whole, from[row * dim]);
+  }
+}
+
+// First channels with the largest and the smallest term of two padded rows. Channel numbers ride in lanes of T, which
+// holds them exactly; in a row of NaN nothing equals anything, and channel 0 is as good as any.
+template <typename T, bool Hilbert>
+std::pair<int64_t, int64_t> extremes(const T* q, const T* k, int64_t whole, Value<T> lanes) {
+  constexpr int64_t width = Pack<T>::width;
+  const auto term = [&](int64_t d) { return Hilbert ? load(q + d) - load(k + d) : load(q + d) + load(k + d); };
+  Value<T> high = term(0), low = high;
   for (int64_t d = width; d < whole; d += width) {
-    high = larger<T>(load(term + d), high);
-    low = smaller<T>(load(term + d), low);
+    high = larger<T>(term(d), high);
+    if (Hilbert) low = smaller<T>(term(d), low);
   }
-  T top = high[0], bottom = low[0];
-  for (int64_t lane = 1; lane < width; ++lane) {
-    top = std::max<T>(top, high[lane]);
-    bottom = std::min<T>(bottom, low[lane]);
+  high = spread<T, true>(high);
+  if (Hilbert) low = spread<T, false>(low);
+  const Value<T> none = Value<T>{} + static_cast<T>(whole);
+  Value<T> first = none, last = none;
+  for (int64_t d = 0; d < whole; d += width) {
+    const Value<T> channel = lanes + static_cast<T>(d);
+    first = smaller<T>(term(d) == high ? channel : none, first);
+    if (Hilbert) last = smaller<T>(term(d) == low ? channel : none, last);
   }
-  const int64_t first = std::find(term, term + dim, top) - term, last = std::find(term, term + dim, bottom) - term;
-  return {first < dim ? first : 0, last < dim ? last : 0};  // a row of NaN equals nothing
+  const int64_t top = static_cast<int64_t>(spread<T, false>(first)[0]);
+  const int64_t bottom = Hilbert ? static_cast<int64_t>(spread<T, false>(last)[0]) : 0;
+  return {top < whole ? top : 0, bottom < whole ? bottom : 0};
 }
 
 template <typename T> struct Gradients {
@@ -235,12 +267,17 @@ template <typename T, bool Hilbert>
 void backward_head(const Shape& shape, int64_t kv_head, const T* gradient, const T* q, const T* k,
                    const int32_t* winners, Gradients<T> d) {
   const int64_t dim = shape.dim, at = kv_head * shape.keys * dim, rows = shape.groups() * shape.queries;
-  std::vector<T> ds(shape.keys, T(0)), term(padded<T>(dim, 1));
+  const int64_t whole = padded<T>(dim, 1);
+  std::vector<T> ds(shape.keys, T(0)), query(whole), keys(shape.keys * whole);
   std::vector<char> seen(shape.keys, 0);
   std::vector<int32_t> touched;
-  k += at, d.k += at, d.v += at;
+  Value<T> lanes;
+  for (int64_t lane = 0; lane < Pack<T>::width; ++lane) lanes[lane] = static_cast<T>(lane);
+  pad_rows(k + at, shape.keys, dim, keys.data());
+  d.k += at, d.v += at;
   for (int64_t row = kv_head * rows; row < (kv_head + 1) * rows; ++row) {
     touched.clear();
+    pad_rows(q + row * dim, 1, dim, query.data());
     for (int64_t c = 0; c < dim; ++c) {
       const int32_t j = winners[row * dim + c];
       const T g = gradient[row * dim + c];
@@ -252,7 +289,7 @@ void backward_head(const Shape& shape, int64_t kv_head, const T* gradient, const
       const T g = ds[j];
       ds[j] = 0, seen[j] = 0;
       if (g == T(0)) continue;
-      const auto [high, low] = extremes<T, Hilbert>(q + row * dim, k + j * dim, dim, term.data());
+      const auto [high, low] = extremes<T, Hilbert>(query.data(), keys.data() + j * whole, whole, lanes);
       if (Hilbert) {
         d.q[row * dim + high] -= g, d.k[j * dim + high] += g;
         d.q[row * dim + low] += g, d.k[j * dim + low] -= g;
