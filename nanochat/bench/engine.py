@@ -42,11 +42,10 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     begin = time.monotonic()
     observer = view or Observer()
     plan = prepare(config)
+    directory, store = _places(plan)
     from nanochat.bench.verdicts import Verdicts, judge  # numpy and scipy: not before the design is accepted
 
-    directory = Path(config.artifacts_dir) / "bench" / "suites" / plan.name
-    store = Store(Path(config.store) if config.store else Path(config.artifacts_dir) / "store")
-    _writable(directory)
+    plan = _with_text(plan, observer)
     observer.planned(plan)
     try:
         suite = _Suite(plan, store, observer)
@@ -81,7 +80,10 @@ def _executor(suite: _Suite, trainer: Trainer | None) -> AbstractContextManager[
     return Workers(suite.store, suite.observer, count)
 
 
-def _writable(directory: Path) -> None:
+def _places(plan: SuitePlan) -> tuple[Path, Store]:
+    """The report's folder and the store, found to be writable before anything is trained."""
+    config = plan.config
+    directory = Path(config.artifacts_dir) / "bench" / "suites" / plan.name
     probe = directory / ".writable"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,16 @@ def _writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError([f"--artifacts-dir: got {directory} ({error.strerror}), need a writable folder"]) from error
+    return directory, Store(Path(config.store) if config.store else Path(config.artifacts_dir) / "store")
+
+
+def _with_text(plan: SuitePlan, observer: Observer) -> SuitePlan:
+    """The plan at the vocabulary that the text really gave: a small one has fewer pairs to merge than asked for."""
+    from nanochat.data import open_dataset
+
+    wanted = plan.models[plan.baseline.label].vocab_size
+    found = open_dataset(plan.data, wanted, report=observer.note).tokenizer.vocab_size
+    return plan if found == wanted else prepare(plan.config, found)
 
 
 @dataclass
@@ -105,13 +117,7 @@ class _Suite:
     def __post_init__(self) -> None:
         self.trials = {arm.label: [] for arm in self.plan.arms}
         vocabulary = self.plan.models[self.plan.baseline.label].vocab_size
-        self.observer.note(f"text: {self.plan.data.data}, tokenizer {self.plan.data.tokenizer}")
         self._datasets = {data: dataset_of(data, vocabulary) for data in (self.plan.data, self.plan.tuning_data)}
-        dataset = self._datasets[self.plan.data]
-        if dataset.tokenizer.vocab_size != vocabulary:
-            raise ConfigError(
-                [f"--data: got text for {dataset.tokenizer.vocab_size} tokens only, need enough for {vocabulary}"]
-            )
         self._code = {arm.label: _code_hash(self.plan, arm.label) for arm in self.plan.arms}
 
     @property

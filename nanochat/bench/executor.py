@@ -25,6 +25,9 @@ MAX_ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 """How long to wait before asking again for a run that another process is training."""
 
+BOOTSTRAP = "import sys; sys.path[:] = {path!r}; from nanochat.bench.worker import main; main(sys.argv[1:])"
+"""The worker finds the same packages as its driver, however that one was started."""
+
 Results = dict[str, Outcome | Failure]
 
 
@@ -78,16 +81,14 @@ class Worker:
     def __init__(self, store: Path, number: int, cpu: int | None):
         logs = store / "logs"
         logs.mkdir(exist_ok=True)
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         # A session of its own: Ctrl-C reaches the driver alone, which then ends the workers.
         with (logs / f"worker-{os.getpid()}-{number}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nanochat.bench.worker", str(store), "-" if cpu is None else str(cpu)],
+                [sys.executable, "-c", BOOTSTRAP.format(path=sys.path), str(store), "-" if cpu is None else str(cpu)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
             )
         self.job: Job | None = None

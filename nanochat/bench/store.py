@@ -51,7 +51,7 @@ class Outcome:
     steps: int
     tokens: int
     flops_used: float
-    counted_flops: float | None
+    counted_flops: float
     parameters: int
     step_seconds: float
     wall_seconds: float

@@ -23,7 +23,7 @@ from nanochat.flops import Ledger, ledger
 from nanochat.optim import OPTIMIZERS
 from nanochat.registry import unknown
 from nanochat.schedule import SCHEDULES
-
+from nanochat.sizing import fit, plan_steps
 
 TUNING_SEED = 1_000_000
 """Tuning seeds start here; verdict seeds start at 0 and never come near."""
@@ -43,23 +43,20 @@ class Preset:
         target_flops: budget C of one verdict run, operations.
         seeds: paired verdict seeds per arm.
         tuning_seeds: seeds that each learning rate is tried with.
-        tokenizer, vocab_size: of the corpus.
         verdict: whether verdict words are printed; a smoke test has too few seeds for any.
     """
 
     target_flops: float
     seeds: int
     tuning_seeds: int
-    tokenizer: str
-    vocab_size: int
     verdict: bool = True
 
 
-PRESETS = {
-    "smoke": Preset(3e9, 2, 1, "byte", 257, verdict=False),
-    "quick": Preset(1.5e11, 8, 2, "byte", 257),
-    "standard": Preset(1e12, 8, 2, "bpe", 512),
-}
+PRESETS = dict(
+    smoke=Preset(3e9, 2, 1, verdict=False),
+    quick=Preset(1.5e11, 8, 2),
+    standard=Preset(1e12, 8, 2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +138,12 @@ class SuitePlan:
         return f"{self.config.preset}-{digest[:8]}"
 
 
-def prepare(config: SuiteConfig) -> SuitePlan:
+def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
     """Resolve arms, sizes, budgets, seeds and data.
+
+    Args:
+        config: what is asked for.
+        vocab_size: of the tokenizer, where the text gave a smaller one than the budget's size calls for.
 
     Raises:
         ConfigError: any fault of the design, all that can be told at once together; a budget that leaves an arm
@@ -151,15 +152,12 @@ def prepare(config: SuiteConfig) -> SuitePlan:
     preset = PRESETS[config.preset]
     budget = config.target_flops or preset.target_flops
     arms = _checked(config)
-    vocabulary = {"byte": 257, "bpe": preset.vocab_size}[preset.tokenizer]
-    from nanochat.sizing import fit
-
-    sized = fit(budget, vocab_size=vocabulary)
+    sized = fit(budget, vocab_size=vocab_size)
     shape = {name: getattr(sized.model, name) for name in ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")}
     built = models(arms, shape, config.optimizer)
     ledgers = {label: ledger(model) for label, model in built.items()}
     steps = _steps(built, sized.batch_size, budget)
-    data = _data(config, preset, budget, ledgers[arms[0].label])
+    data = _data(config, sized.tokenizer, budget, ledgers[arms[0].label])
     seeds = config.seeds or preset.seeds
     return SuitePlan(
         config=config,
@@ -195,8 +193,6 @@ def _checked(config: SuiteConfig) -> tuple[Arm, ...]:
 
 
 def _steps(built: Mapping[str, GPTConfig], batch_size: int, budget: float) -> dict[str, int]:
-    from nanochat.sizing import plan_steps
-
     steps, faults = {}, []
     for label, model in built.items():
         try:
@@ -208,13 +204,13 @@ def _steps(built: Mapping[str, GPTConfig], batch_size: int, budget: float) -> di
     return steps
 
 
-def _data(config: SuiteConfig, preset: Preset, budget: float, baseline: Ledger) -> DataConfig:
+def _data(config: SuiteConfig, tokenizer: str, budget: float, baseline: Ledger) -> DataConfig:
     """The corpus, and as many evaluation documents as :data:`EVALUATION_SHARE` of the budget pays for."""
-    bytes_per_token = 1.0 if preset.tokenizer == "byte" else 2.0
+    bytes_per_token = 1.0 if tokenizer == "byte" else 2.0
     affordable = EVALUATION_SHARE * budget / baseline.forward.total * bytes_per_token / EVAL_BYTES
     return DataConfig(
         data=config.data,
-        tokenizer=preset.tokenizer,
+        tokenizer=tokenizer,
         eval_documents=int(min(MAX_DOCUMENTS, max(MIN_DOCUMENTS, affordable))),
         eval_bytes=EVAL_BYTES,
         cache_dir=config.cache_dir,

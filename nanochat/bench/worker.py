@@ -1,4 +1,4 @@
-"""``python -m nanochat.bench.worker STORE CPU``: trains what standard input asks for, one JSON line per run.
+"""The worker process, ``main([STORE, CPU])``: trains what standard input asks for, one JSON line per run.
 
 A worker imports torch once and then runs any number of jobs, pinned to one core. It answers with JSON lines on
 standard output; whatever else is printed goes to standard error. When its driver dies it ends by itself.
@@ -93,7 +93,3 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(Store(Path(store)), sys.stdin, answers)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
