@@ -41,7 +41,11 @@ def pattern(rule: int, shape: tuple[int, int], seed: int, name: str) -> Tensor:
 
 @torch.no_grad()
 def mix_automaton(model: nn.Module, rule: str, alpha: float, seed: int) -> None:
-    """Mix the pattern into every linear and embedding weight that is not zero by design."""
+    """Mix the pattern into every linear and embedding weight that is not zero by design.
+
+    What the finite sample leaves of correlation between W and P is scaled out, so that the mean square stays exactly
+    that of W. Where the rule has died out to a constant, the weight stays as drawn.
+    """
     done: set[int] = set()
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Embedding) or id(module.weight) in done:
@@ -49,7 +53,7 @@ def mix_automaton(model: nn.Module, rule: str, alpha: float, seed: int) -> None:
         done.add(id(module.weight))
         weight = module.weight.float()
         deviation = weight.square().mean().sqrt()
-        if deviation > 0:
-            cells = pattern(RULES[rule], (weight.shape[0], weight.shape[1]), seed, name).to(weight.device)
+        cells = pattern(RULES[rule], (weight.shape[0], weight.shape[1]), seed, name).to(weight.device)
+        if deviation > 0 and cells.any():
             mixed = (1 - alpha**2) ** 0.5 * weight + alpha * deviation * cells
             module.weight.copy_(mixed * (deviation / mixed.square().mean().sqrt()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.config import ConfigError, common_faults, option
 from nanochat.optim.registry import ADAMW_OPERATIONS, OPTIMIZERS
@@ -84,6 +84,9 @@ from nanochat.optim.registry import peak_rate
 
 EPSILON = 1e-8
 
+Pair = tuple[Tensor, Tensor]
+"""A parameter and its gradient."""
+
 
 def orthogonalise(updates: Float[Tensor, "N R C"], precision: torch.dtype | None = None) -> Float[Tensor, "N R C"]:
     r"""The polar factor :math:`U V^\top` of each matrix :math:`U S V^\top`, roughly: singular values within 0.15 of 1.
@@ -143,51 +146,56 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            moved = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             if group["name"] != "matrices":
                 self._adamw(group, moved)
                 continue
-            alike: dict[tuple, list[Tensor]] = {}
-            for parameter in moved:
-                alike.setdefault((parameter.shape, parameter.dtype, parameter.device), []).append(parameter)
+            alike: dict[tuple, list[Pair]] = {}
+            for parameter, gradient in moved:
+                key = (parameter.shape, parameter.dtype, parameter.device)
+                alike.setdefault(key, []).append((parameter, gradient))
             for batch in alike.values():
                 self._orthogonal(group, batch)
         return loss
 
-    def _orthogonal(self, group: dict, parameters: list[Tensor]) -> None:
+    def _orthogonal(self, group: dict[str, Any], moved: list[Pair]) -> None:
+        """One step of matrices that share shape, type and device."""
         updates = []
-        for parameter in parameters:
+        for parameter, gradient in moved:
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))
-        rows, columns = parameters[0].shape
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(state["momentum"], group["momentum"]))
+        rows, columns = moved[0][0].shape
         step = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
+        for (parameter, _), update in zip(moved, orthogonalise(torch.stack(updates)), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
 
-    def _adamw(self, group: dict, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
+    def _adamw(self, group: dict[str, Any], moved: list[Pair]) -> None:
+        """One step of everything else, by PyTorch's own kernel."""
+        states = []
+        for parameter, _ in moved:
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
+            states.append(state)
         beta1, beta2 = group["betas"]
         adamw(
-            parameters,
-            [parameter.grad for parameter in parameters],
-            [self.state[parameter]["exp_avg"] for parameter in parameters],
-            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
+            [parameter for parameter, _ in moved],
+            [gradient for _, gradient in moved],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
-            [self.state[parameter]["step"] for parameter in parameters],
+            [state["step"] for state in states],
             fused=True,
             amsgrad=False,
             beta1=beta1,

@@ -170,12 +170,12 @@ def test_closure_is_called_with_gradients_on(name):
     model = tiny(name)
     optimizer = build(model, OptimConfig())
 
-    def closure() -> torch.Tensor:
+    def closure() -> float:
         loss = model(batch(0), batch(1))
         loss.backward()
-        return loss
+        return loss.item()
 
-    assert optimizer.step(closure).item() == pytest.approx(torch.tensor(32.0).log().item())
+    assert optimizer.step(closure) == pytest.approx(torch.tensor(32.0).log().item())
 
 
 def test_adamw_is_the_textbook_formula():
@@ -252,8 +252,7 @@ def test_on_cuda(name):
     model = tiny(name).cuda()
     optimizer = build(model, OptimConfig())
     for step in range(3):
-        loss = model(batch(step).cuda(), batch(step + 1).cuda())
-        loss.backward()
+        model(batch(step).cuda(), batch(step + 1).cuda()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert torch.isfinite(loss)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
