@@ -51,12 +51,14 @@ class Patience:
         silence: seconds without anything new, over all tries, after which they end.
         tries: failed tries in a row, without anything new, after which they end.
         wait: seconds before the second try; doubles with each further one.
+        limit: tries in all, with or without anything new.
     """
 
     timeout: float = 6.0
     silence: float = 15.0
     tries: int = 6
     wait: float = 0.5
+    limit: int = 100
 
 
 class _Retry(Exception):
@@ -104,7 +106,7 @@ def fetch(url: str, path: Path, patience: Patience) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     best, failures, last_news = _size(part), 0, time.monotonic()
-    while True:
+    for attempt in range(1, patience.limit + 1):
         try:
             left = patience.silence - (time.monotonic() - last_news)
             digest = _attempt(url, part, min(patience.timeout, max(left, 0.1)))
@@ -112,14 +114,15 @@ def fetch(url: str, path: Path, patience: Patience) -> None:
         except (OSError, http.client.HTTPException, _Retry) as error:
             if not isinstance(error, urllib.error.URLError) and getattr(error, "errno", None) in store.DISK:
                 raise  # this disk, not the far end
-            reason = str(error) or type(error).__name__
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
         failures += 1
         if _size(part) > best:
             best, failures, last_news = _size(part), 1, time.monotonic()
         pause = patience.wait * 2 ** (failures - 1)
-        if failures >= patience.tries or time.monotonic() + pause - last_news > patience.silence:
+        ended = failures >= patience.tries or time.monotonic() + pause - last_news > patience.silence
+        if ended or attempt == patience.limit:
             raise EnvironmentFault(
-                f"{url}: got {reason} in {failures} tries, need a network that reaches it; "
+                f"{url}: got {reason} in {attempt} tries, need a network that reaches it; "
                 f"{_size(part)} bytes are kept and the next run goes on from there"
             )
         time.sleep(pause)
@@ -151,7 +154,7 @@ def _attempt(url: str, part: Path, timeout: float) -> str:
             raise EnvironmentFault(f"{url}: got {free} bytes free in {part.parent}, need {size - have}")
         with open(part, "r+b" if have else "wb") as stream:
             stream.seek(have)
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what is there, so that a time-out loses nothing
                 stream.write(chunk)
     if size is not None and _size(part) != size:
         raise _Retry(f"{_size(part)} of {size} bytes")
