@@ -259,9 +259,10 @@ class Loop:
     def evaluate(self) -> Score:
         """Score the held-out text and record it."""
         score = evaluate(self.model, self.dataset.eval_set, self.precision, self.world)
-        self.val_curve.append((self.done, score.bits_per_byte))
-        if self.record is not None:
-            self.record.metric(step=self.done - 1, val_bpb=finite_or_none(score.bits_per_byte))
+        if not self.val_curve or self.val_curve[-1][0] < self.done:  # a run killed after its last evaluation has it
+            self.val_curve.append((self.done, score.bits_per_byte))
+            if self.record is not None:
+                self.record.metric(step=self.done - 1, val_bpb=finite_or_none(score.bits_per_byte))
         self.view.evaluated(self.done, score.bits_per_byte)
         return score
 

@@ -167,7 +167,7 @@ class RunRecord:
         except BaseException:
             self._lock.close()
             raise
-        self._metrics: io.TextIOWrapper | None = None
+        self._metrics: io.FileIO | None = None
 
     def __enter__(self) -> RunRecord:
         return self
@@ -192,15 +192,14 @@ class RunRecord:
         path = self.directory / METRICS
         kept = [line for line in read_metrics(path) if line["step"] < steps] if path.exists() else []
         write_bytes(path, "".join(strict_json(line, None) + "\n" for line in kept).encode())
-        self._metrics = path.open("a", encoding="utf-8")
+        self._metrics = path.open("ab", buffering=0)  # a line is on its way to the disk when metric() returns
         return kept
 
     def metric(self, **values: Any) -> None:
         """Append one line to ``metrics.jsonl``; ``step`` counts from 0."""
         assert self._metrics is not None, "metric before start_metrics"
         try:
-            self._metrics.write(strict_json(values, None) + "\n")
-            self._metrics.flush()
+            self._metrics.write((strict_json(values, None) + "\n").encode())
         except OSError as error:
             raise save_failed(self.directory / METRICS, 0, error) from error
 
