@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -38,10 +39,10 @@ class DeferredLoader(SourceFileLoader):
             # Blank lines keep the line numbers of tracebacks, coverage and torch.compile true.
             padded = "\n" * upper.count("\n") + marker + lower
             future = "from __future__ import annotations" if "from __future__ import annotations" in upper else ""
-            _defer(module, compile(future + padded, self.path, "exec", dont_inherit=True))
+            _defer(module, lambda: compile(future + padded, self.path, "exec", dont_inherit=True))
 
 
-def _defer(module: ModuleType, body: CodeType) -> None:
+def _defer(module: ModuleType, body: Callable[[], CodeType]) -> None:
     lock = threading.RLock()
     running = False
 
@@ -53,7 +54,7 @@ def _defer(module: ModuleType, body: CodeType) -> None:
             if "__getattr__" in module.__dict__ and not running:
                 running = True
                 try:
-                    exec(body, module.__dict__)
+                    exec(body(), module.__dict__)
                     del module.__dict__["__getattr__"]
                 finally:
                     running = False

@@ -53,7 +53,8 @@ def _attention_backward(
 def _attention_backward_shape(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, winners: Tensor, score: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))  # type: ignore[return-value]
+    like_q, like_k, like_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    return like_q, like_k, like_v
 
 
 def _attention_save(ctx, inputs, output) -> None:

@@ -1,0 +1,498 @@
+"""`mgr`: parse, call one function of ``demos`` or ``nanochat``, render. No science here, and nothing heavy on import.
+
+Exit codes: 0 done; 1 the work ran and found a failure; 2 usage or input; 3 environment; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from typer.exceptions import TyperException
+
+from nanochat.tables import table as plain_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from demos.registry import Demo
+    from demos.result import Act, Result
+    from nanochat.doctor import Check
+    from nanochat.registry import Record
+
+FOUND_A_FAILURE, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Unusual mathematics meets language models; every claim gets an honest verdict.",
+    epilog="Training: python -m nanochat.train --help",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="The configuration of training runs.", rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON on standard output instead of tables.")]
+Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Smaller sizes; under 20 seconds.")]
+Iterations = Annotated[int | None, typer.Option(help="Cap on the training iterations.")]
+
+
+def with_options(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Replace the ``**given`` of a command by real options, so that no option is written down twice."""
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        signature = inspect.Signature([*named, *parameters])
+        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect's documented hook
+        command.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
+        return command
+
+    return decorate
+
+
+def suite_options() -> Iterable[inspect.Parameter]:
+    """One option per field of the suite's configuration; ``None`` means not given, so that presets can fill it."""
+    from nanochat.config import SuiteConfig
+
+    kinds = get_type_hints(SuiteConfig)
+    for item in fields(SuiteConfig):
+        flag = item.metadata["flag"] or item.name.replace("_", "-")
+        flags = (f"-{flag}", f"--{item.name.rstrip('s')}") if len(flag) == 1 else (f"--{flag}",)
+        default = "" if item.default in (None, MISSING) else item.default
+        shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+        about = " ".join([item.metadata["help"], *([f"[{item.metadata['unit']}]"] if item.metadata["unit"] else [])])
+        about += f"; one of {', '.join(item.metadata['choices'])}" if item.metadata["choices"] else ""
+        option = typer.Option(None, *flags, help=f"{about} (default: {shown})" if shown else about, show_default=False)
+        kind = kinds[item.name]
+        kind = list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
+        yield inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+
+
+def demo_options() -> Iterable[inspect.Parameter]:
+    """The options that single demos add; which demo takes which is checked by ``DemoConfig``."""
+    from demos.registry import DEMOS
+
+    takers: dict[str, list[str]] = {}
+    found = {}
+    for demo in DEMOS.values():
+        for option in demo.options:
+            takers.setdefault(option.name, []).append(demo.name)
+            found[option.name] = option
+    for name, option in found.items():
+        choices = f" ({' or '.join(option.choices)}; default: {option.default})" if option.choices else ""
+        declared = typer.Option(None, option.flag, help=f"{', '.join(takers[name])}: {option.help}{choices}.")
+        kind: Any = bool | None if isinstance(option.default, bool) else str | None
+        if isinstance(option.default, bool):
+            declared.param_decls = (f"{option.flag}/--no-{option.flag[2:]}",)
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> int:
+    """Unusual mathematics meets language models; every claim gets an honest verdict."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"mgr {installed('model-guided-research')}")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    return 0
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> int:
+    """Everything that has a name: demos, attention types, optimizers, schedules."""
+    from demos.registry import DEMOS
+
+    kinds = mechanisms()
+    if as_json:
+        demos = [describe_demo(demo) for demo in DEMOS.values()]
+        return emit({"schema": "mgr.list.v1", "demos": demos} | {k: [describe(r) for r in v] for k, v in kinds.items()})
+    rows = [[demo.name, demo.title, demo.twin, demo.status] for demo in DEMOS.values()]
+    typer.echo(plain_table(["demo (mgr run)", "what it is", "in PyTorch (nanochat.train)", "status"], rows))
+    for kind, records in kinds.items():
+        flag = f"--{kind.replace('_', '-')[:-1]}"
+        rows = [[record.name, record.title, record.source] for record in records]
+        typer.echo("\n" + plain_table([flag, "what it is", "source"], rows))
+    return 0
+
+
+@app.command()
+def info(name: Name, as_json: AsJson = False) -> int:
+    """What is known about one name: idea, theorem, papers, options, requirements, page."""
+    from demos.registry import DEMOS
+    from nanochat.registry import Unknown, unknown
+
+    found: dict[str, dict[str, Any]] = {"demo": describe_demo(DEMOS[name])} if name in DEMOS else {}
+    known = list(DEMOS)
+    for kind, records in mechanisms().items():
+        known += [record.name for record in records]
+        found |= {kind.rstrip("s"): describe(record) for record in records if record.name == name}
+    if not found:
+        raise Unknown(unknown("name", name, list(dict.fromkeys(known))))
+    if as_json:
+        return emit({"schema": "mgr.info.v1", "name": name, **found})
+    for kind, entry in found.items():
+        rows = [[key.replace("_", " "), readable(value)] for key, value in entry.items() if value not in ("", [], {})]
+        typer.echo(plain_table([kind.replace("_", " "), name], rows[1:]) + "\n")
+    return 0
+
+
+@app.command()
+@with_options(demo_options())
+def run(
+    name: Name,
+    quick: Quick = False,
+    seed: Seed = 0,
+    max_iterations: Iterations = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the details too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Stop at the first NaN and show where it arose.")] = False,
+    export_json: Annotated[Path | None, typer.Option(help="Write numbers and certificates to this file.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write the figures as PNG into this folder.")] = None,
+    as_json: AsJson = False,
+    **given: Any,
+) -> int:
+    """Run one demo: its object, its laws, what it learns, where it ends; certificates are computed from the result."""
+    common = {"quick": quick, "seed": seed, "max_iterations": max_iterations, "verbose": verbose, "debug": debug}
+    own = {key: value for key, value in given.items() if value is not None}
+    usable(export_json, plots)
+    result = perform(name, options=own, **common)
+    if export_json is not None:
+        from demos.result import export
+
+        export(result, export_json)
+    if plots is not None:
+        from demos.plots import save
+
+        save(result, plots)
+    if as_json:
+        emit(result.to_json())
+    else:
+        render(result, verbose)
+    return 0 if result.holds else FOUND_A_FAILURE
+
+
+@app.command("run-all")
+def run_all(
+    quick: Quick = False,
+    seed: Seed = 0,
+    max_iterations: Iterations = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run every demo that is ready, and say which certificates hold."""
+    from demos.registry import DEMOS, ready
+
+    done = [perform(name, quick=quick, seed=seed, max_iterations=max_iterations) for name in ready()]
+    planned = [name for name in DEMOS if name not in ready()]
+    if as_json:
+        emit({"schema": "mgr.run-all.v1", "demos": [result.to_json() for result in done], "planned": planned})
+    else:
+        rows = table("demo", "certificates", "seconds", "in short")
+        for result in done:
+            rows.add_row(result.config.name, holding(result), f"{result.seconds:.1f}", result.closing[0])
+        console().print(rows)
+        console().print(f"planned: {', '.join(planned)}", markup=False, highlight=False)
+    return 0 if all(result.holds for result in done) else FOUND_A_FAILURE
+
+
+@config_app.command(
+    "show", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def config_show(context: typer.Context, as_json: AsJson = False) -> int:
+    """What a training run would use, as TOML for --config; takes all options of `python -m nanochat.train`."""
+    from nanochat.config import plain
+    from nanochat.options import parse
+    from nanochat.toml import write
+
+    resolved = plain(parse(context.args, "mgr config show").config)
+    if as_json:
+        return emit({"schema": "mgr.config.v1", **resolved})
+    typer.echo(write(resolved), nl=False)
+    return 0
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> int:
+    """What this machine offers, and what to do about what is missing."""
+    from dataclasses import asdict
+
+    from nanochat.doctor import examine, healthy
+
+    with working("asking PyTorch and JAX"):
+        checks = examine()
+    if as_json:
+        document = {"schema": "mgr.doctor.v1", "healthy": healthy(checks), "checks": [asdict(item) for item in checks]}
+        emit(document)
+    else:
+        render_checks(checks)
+    return 0 if healthy(checks) else ENVIRONMENT
+
+
+@app.command("bench-fixed-flops")
+@with_options(suite_options())
+def bench_fixed_flops(
+    include_demo_certs: Annotated[
+        bool, typer.Option("--include-demo-certs", help="Run the ready demos too and add their certificates.")
+    ] = False,
+    as_json: AsJson = False,
+    **given: Any,
+) -> int:
+    """Compare arms at equal operations on real text: paired seeds, equal tuning, audited budgets, a verdict per arm."""
+    from nanochat.config import SuiteConfig
+
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    suite = SuiteConfig(**{key: value for key, value in chosen.items() if value not in (None, ())})
+    from nanochat.bench import run as run_suite
+
+    verdicts = run_suite(suite)
+    certificates = certificates_of_demos(verdicts.directory) if include_demo_certs else []
+    if as_json:
+        summary = json.loads((verdicts.directory / "summary.json").read_text(encoding="utf-8"))
+        emit(summary | ({"certificates": certificates} if include_demo_certs else {}))
+    good = verdicts.valid and all(entry["holds"] for entry in certificates)
+    return 0 if good else FOUND_A_FAILURE
+
+
+def perform(name: str, **options: Any) -> Result:
+    """Validate, then run one demo behind a line that says so."""
+    from demos import registry
+
+    demo = registry.get(name)
+    if demo.status == registry.PLANNED:
+        demo.load()
+    from demos.result import DemoConfig
+
+    config = DemoConfig(name=name, **options)
+    with working(f"mgr run {name}: JAX compiles on the first call"):
+        return demo.load()(config)
+
+
+def certificates_of_demos(folder: Path) -> list[dict[str, Any]]:
+    """Run every ready demo in its quick form, keep its export in the suite's folder, and give the certificates."""
+    from demos.registry import ready
+    from demos.result import export
+
+    results = [perform(name, quick=True) for name in ready()]
+    for result in results:
+        export(result, folder / "certificates" / f"{result.config.name}.json")
+    found = [certificate.to_json() for result in results for certificate in result.certificates]
+    return [{key: value for key, value in entry.items() if key != "witness"} for entry in found]
+
+
+def mechanisms() -> dict[str, list[Record]]:
+    """Records behind ``--attention-type``, ``--optimizer-type`` and ``--scheduler-type``."""
+    from nanochat.architecture import attention_types, mechanism
+    from nanochat.optim import OPTIMIZERS
+    from nanochat.schedule import SCHEDULES
+
+    return {
+        "attention_types": [mechanism(name) for name in attention_types()],
+        "optimizer_types": list(OPTIMIZERS),
+        "scheduler_types": list(SCHEDULES),
+    }
+
+
+def describe_demo(demo: Demo) -> dict[str, Any]:
+    """A catalogue entry as plain values."""
+    entry = {item.name: getattr(demo, item.name) for item in fields(demo) if item.name != "module"}
+    options = {option.flag: option.help for option in demo.options}
+    page = f"markdown_documentation/{demo.page}"
+    return entry | {"status": demo.status, "papers": list(demo.papers), "page": page, "options": options}
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """A registry entry as plain values; functions and classes are left out."""
+    entry: dict[str, Any] = {"name": record.name, "title": record.title, "source": record.source}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if item.name in ("page", "twin", "no_twin", "learning_rate"):
+            entry[item.name] = value
+        elif item.name == "reduces_to" and value is not None:
+            entry["reduces_to"] = value.statement
+        elif item.name == "requires":
+            entry["requires"] = [need.sentence for need in value]
+        elif item.name == "claims":
+            entry["claims"] = list(value)
+    flags = {knob.name: knob.metadata["flag"] or f"{record.name}-{knob.name}" for knob in fields(record.knobs)}
+    options = {f"--{flags[knob.name].replace('_', '-')}": knob.metadata["help"] for knob in fields(record.knobs)}
+    return entry | {"options": options}
+
+
+def usable(file: Path | None, folder: Path | None) -> None:
+    """Find out before the work, not after it, that its result could not be written."""
+    from nanochat.config import ConfigError
+
+    faults = []
+    if file is not None and file.is_dir():
+        faults.append(f"--export-json: got the folder {file}, need a file")
+    for flag, wanted in (("--export-json", file.parent if file else None), ("--plots", folder)):
+        try:
+            if wanted is not None:
+                wanted.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            faults.append(f"{flag}: cannot create {wanted}: {error.strerror}")
+    if faults:
+        raise ConfigError(faults)
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, 80 columns where there is none."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def table(*columns: str, title: str | None = None, right: bool = False) -> Table:
+    """A plain table: the first column stays on one line, the others fold; numbers go right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, no_wrap=index == 0, overflow="fold", justify="right" if right and index else "left")
+    return made
+
+
+def working(what: str) -> Any:
+    """A spinner on the error stream while something long runs; nothing where there is no terminal."""
+    import contextlib
+
+    return console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
+
+
+def readable(value: Any) -> str:
+    """A plain value for a table cell."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {readable(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "\n".join(map(str, value))
+    return "not given" if value is None else str(value)
+
+
+def emit(document: dict[str, Any]) -> int:
+    """Strict JSON on standard output."""
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+    return 0
+
+
+def holding(result: Result) -> str:
+    """How many certificates hold."""
+    good = sum(certificate.holds for certificate in result.certificates)
+    return f"{good} of {len(result.certificates)} hold"
+
+
+def render(result: Result, verbose: bool) -> None:
+    """A demo's acts in order, its certificates, and two closing sentences."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    out = console()
+    for act in result.acts:
+        render_act(out, act, verbose)
+    rows = table("certificate", "statement", "value", "tolerance", "")
+    for item in result.certificates:
+        mark = Text("holds", "green") if item.holds else Text("BROKEN", "bold red")
+        rows.add_row(
+            item.id.partition(".")[2], Text(item.statement), f"{item.value:.3g}", f"{item.tolerance:.3g}", mark
+        )
+    out.rule("certificates", align="left")
+    out.print(rows)
+    style = "green" if result.holds else "red"
+    foot = f"{holding(result)} · {result.seconds:.1f} s"
+    out.print(Panel(Text("\n".join(result.closing)), title=result.config.name, subtitle=foot, border_style=style))
+
+
+def render_act(out: Console, act: Act, verbose: bool) -> None:
+    """One act: a heading, then paragraphs, tables and pictures."""
+    from rich.text import Text
+
+    from demos import result as parts
+
+    out.rule(f"{act.name}: {act.title}" if act.name != act.title else act.title, align="left")
+    for part in act.parts:
+        if part.detail and not verbose:
+            continue
+        if isinstance(part, parts.Text):
+            out.print(Text(part.text))
+        elif isinstance(part, parts.Plot):
+            out.print(Text(part.title, "bold"))
+            out.print(Text(part.text, no_wrap=True, overflow="ignore"), crop=False)
+        else:
+            rows = table(*part.columns, title=part.title or None, right=True)
+            for row in part.rows:
+                rows.add_row(*map(Text, row))
+            out.print(rows)
+        out.print()
+
+
+def render_checks(checks: list[Check]) -> None:
+    """The doctor's findings."""
+    from rich.text import Text
+
+    rows = table("check", "", "found", "what to do")
+    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for item in checks:
+        rows.add_row(item.name, Text(item.status, style[item.status]), Text(item.found), Text(item.advice))
+    console().print(rows)
+
+
+def input_faults() -> tuple[type[Exception], ...]:
+    """What a user can get wrong; looked up only when something was raised, and only where it can come from."""
+    from demos.registry import UnknownDemo
+    from nanochat.config import ConfigError
+    from nanochat.registry import Unknown
+
+    demo = sys.modules.get("demos.result")
+    return (ConfigError, Unknown, UnknownDemo, *([demo.DemoConfigError] if demo else []))
+
+
+def environment_faults() -> tuple[type[Exception], ...]:
+    """What the machine lacks."""
+    from demos.registry import Planned
+    from nanochat.config import EnvironmentFault
+
+    return EnvironmentFault, Planned
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; a defect of ours keeps its traceback."""
+    try:
+        return app(arguments, prog_name="mgr", standalone_mode=False) or 0
+    except TyperException as error:
+        return complain(error.format_message(), error.exit_code)
+    except input_faults() as error:
+        return complain(str(error), USAGE)
+    except environment_faults() as error:
+        return complain(str(error), ENVIRONMENT)
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+
+
+def complain(message: str, code: int) -> int:
+    """One line per fault on the error stream."""
+    for line in message.splitlines():
+        typer.echo(f"mgr: {line}", err=True)
+    return code
+
+
+def main() -> None:
+    """Entry of the console script."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

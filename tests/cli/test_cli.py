@@ -1,0 +1,220 @@
+"""`mgr` as a user meets it: what each command prints, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+import cli
+from demos import registry
+from demos.certificate import Certificate
+from demos.result import Act, DemoConfig, Plot, Result, Table, Text
+
+NAMES = [
+    *("matrix-gauge", "ultrametric", "tropical", "simplicial", "nonstandard", "octonion"),
+    *("ordinal", "reversible", "ifs-fractal", "knot-braid", "surreal"),
+]
+Mgr = Callable[..., CompletedProcess[str]]
+
+
+def outcome(name: str = "tropical", *, holds: bool = True) -> Result:
+    """A small result with every kind of part, some of it text that markup could misread."""
+    certificate = Certificate(
+        id=f"{name}.law", statement="x[0] holds", value=0.5, tolerance=1.0, holds=holds, witness={}, seal="s"
+    )
+    parts = (
+        Text("A paragraph with [brackets]."),
+        Table(("item", "number"), (("[one]", "1"),), title="numbers"),
+        Plot("a picture", "▁▂▃█" * 10),
+        Text("only when asked", detail=True),
+    )
+    return Result(
+        config=DemoConfig(name=name),
+        acts=(Act("object", "The object", parts),),
+        certificates=(certificate,),
+        closing=("First sentence.", "Second sentence."),
+        numbers={"n": 1.0},
+        seconds=1.25,
+    )
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[DemoConfig]]:
+    """Put a function in place of every demo's ``run``; returns the configurations it was called with."""
+
+    def put(run: Callable[[DemoConfig], Result]) -> list[DemoConfig]:
+        seen: list[DemoConfig] = []
+
+        def load(demo: registry.Demo) -> Callable[[DemoConfig], Result]:
+            return lambda config: (seen.append(config), run(config))[1]
+
+        monkeypatch.setattr(registry.Demo, "load", load)
+        return seen
+
+    return put
+
+
+# --- list and info ------------------------------------------------------------------------------------------------
+
+
+def test_list_names_all_eleven_frameworks_and_says_which_run(mgr: Mgr) -> None:
+    document = json.loads(mgr("list", "--json").stdout)
+    assert [demo["name"] for demo in document["demos"]] == NAMES
+    status = {demo["name"]: demo["status"] for demo in document["demos"]}
+    assert {name for name, value in status.items() if value == "ready"} == {"tropical", "reversible"}
+    assert {entry["name"] for entry in document["attention_types"]} >= {"standard", "tropical", "reversible"}
+    assert {entry["name"] for entry in document["optimizer_types"]} >= {"adamw", "muon"}
+    assert {entry["name"] for entry in document["scheduler_types"]} >= {"none", "cosine", "linear", "wsd"}
+
+
+def test_list_fits_80_columns_and_shows_every_name(mgr: Mgr) -> None:
+    text = mgr("list").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in [*NAMES, "standard", "muon", "wsd", "planned", "ready"])
+
+
+def test_info_gathers_everything_of_one_name(mgr: Mgr) -> None:
+    document = json.loads(mgr("info", "tropical", "--json").stdout)
+    assert document["demo"]["papers"] and document["demo"]["theorem"]
+    assert document["attention_type"]["source"].startswith("arXiv:")
+    assert "--tropical-score" in document["attention_type"]["options"]
+    assert mgr("info", "muon").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [(("info", "tropcial"), "tropical"), (("run", "reversable"), "reversible"), (("lst",), "list")],
+)
+def test_a_mistyped_name_gets_the_nearest_one(mgr: Mgr, arguments: tuple[str, ...], suggestion: str) -> None:
+    done = mgr(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"id you mean '{suggestion}'?" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_version(mgr: Mgr) -> None:
+    assert mgr("--version").stdout == "mgr 0.1.0\n"
+
+
+def test_every_command_takes_json() -> None:
+    for arguments in (["list"], ["info"], ["run"], ["run-all"], ["doctor"], ["bench-fixed-flops"]):
+        done = subprocess.run(
+            [sys.executable, "-c", "import cli; cli.main()", *arguments, "--help"], capture_output=True, text=True
+        )
+        assert "--json" in done.stdout, arguments
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+def test_planned_demo_says_so(mgr: Mgr) -> None:
+    done = mgr("run", "surreal")
+    assert done.returncode == 3 and "planned" in done.stderr and "tropical, reversible" in done.stderr
+
+
+def test_run_passes_every_option(stage: Any) -> None:
+    seen = stage(lambda config: outcome("reversible"))
+    line = "run reversible --quick --seed 3 --max-iterations 7 --verbose --debug --rev-cayley"
+    assert cli.execute(line.split()) == 0
+    wanted = DemoConfig(
+        name="reversible", quick=True, seed=3, max_iterations=7, verbose=True, debug=True, options={"rev_cayley": True}
+    )
+    assert seen == [wanted]
+
+
+def test_run_shows_acts_certificates_and_closing(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    stage(lambda config: outcome())
+    assert cli.execute(["run", "tropical"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("The object", "[brackets]", "[one]", "▁▂▃█" * 10, "x[0] holds", "1 of 1 hold", "Second sentence."):
+        assert part in shown, part
+    assert "only when asked" not in shown and max(map(len, shown.splitlines())) <= 80
+    cli.execute(["run", "tropical", "--verbose"])
+    assert "only when asked" in capsys.readouterr().out
+
+
+def test_a_broken_certificate_is_exit_code_1(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    stage(lambda config: outcome(config.name, holds=config.name != "tropical"))
+    assert cli.execute(["run", "tropical"]) == 1
+    assert "BROKEN" in capsys.readouterr().out
+    assert cli.execute(["run", "reversible"]) == 0
+    assert cli.execute(["run-all", "--quick"]) == 1
+    assert "0 of 1 hold" in capsys.readouterr().out
+
+
+def test_run_writes_json_where_asked(stage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage(lambda config: outcome())
+    target = tmp_path / "new" / "folder" / "tropical.json"
+    assert cli.execute(["run", "tropical", "--export-json", str(target), "--json"]) == 0
+    written = json.loads(target.read_text())
+    assert written == json.loads(capsys.readouterr().out)
+    assert written["schema"] == "mgr.demo.v1"
+
+
+def test_run_all_runs_what_is_ready(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = stage(lambda config: outcome(config.name))
+    assert cli.execute(["run-all", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [config.name for config in seen] == [entry["demo"] for entry in document["demos"]] == registry.ready()
+    assert "surreal" in document["planned"]
+
+
+def test_ctrl_c_is_130_without_a_traceback(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(config: DemoConfig) -> Result:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("unreachable")
+
+    stage(interrupted)
+    assert cli.execute(["run", "tropical"]) == 130
+
+
+def test_a_defect_of_ours_keeps_its_traceback(stage: Any) -> None:
+    def defective(config: DemoConfig) -> Result:
+        raise ZeroDivisionError("a defect")
+
+    stage(defective)
+    with pytest.raises(ZeroDivisionError):
+        cli.execute(["run", "tropical"])
+
+
+def test_two_closing_lines_are_not_read_as_markup(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    stage(lambda config: replace(outcome(), closing=("[red]not a colour[/red]", "x[i] < y[j]")))
+    assert cli.execute(["run", "tropical"]) == 0
+    assert "[red]not a colour[/red]" in capsys.readouterr().out
+
+
+# --- config show --------------------------------------------------------------------------------------------------
+
+
+def test_config_show_is_a_file_that_loads_into_the_same_configuration(mgr: Mgr, tmp_path: Path) -> None:
+    chosen = "--attention-type tropical --tropical-score maxplus --n-layer 3 --learning-rate 2e-3 --compile".split()
+    first = mgr("config", "show", *chosen)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "run.toml").write_text(first.stdout)
+    assert mgr("config", "show", "--config", "run.toml").stdout == first.stdout
+    document = json.loads(mgr("config", "show", "--json", "--config", "run.toml").stdout)
+    assert document["model"]["knobs"] == {"tropical": document["model"]["knobs"]["tropical"]}
+    assert document["model"]["n_layer"] == 3 and document["train"]["compile"] is True
+
+
+def test_config_show_precedence_is_defaults_then_file_then_command_line(mgr: Mgr, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[model]\nn_layer = 2\nn_embd = 64\n")
+    document = json.loads(mgr("config", "show", "--json", "--config", "run.toml", "--n-layer", "5").stdout)
+    assert (document["model"]["n_layer"], document["model"]["n_embd"], document["model"]["n_head"]) == (5, 64, 4)
+
+
+def test_written_toml_is_toml() -> None:
+    import tomllib
+
+    from nanochat.toml import write
+
+    values = {"a": {"text": 'quote " back \\ \x7f snow ☃ 🎲', "number": 1e-20, "none": None, "b": {"flag": True}}}
+    assert tomllib.loads(write(values)) == {"a": {**{k: v for k, v in values["a"].items() if v is not None}}}
