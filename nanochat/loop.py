@@ -22,6 +22,7 @@ from nanochat.distributed import World, group
 from nanochat.evaluate import Score, evaluate
 from nanochat.flops import ledger
 from nanochat.gpt import GPT
+from nanochat.options import steps_of
 from nanochat.precision import Precision, machine, random_state, resolve, set_random_state
 from nanochat.record import RunRecord, config_hash, environment, finite, peak_memory
 from nanochat.result import Interrupted, TrainResult
@@ -31,22 +32,10 @@ from nanochat.step import Outcome, Step, StepFunction
 if TYPE_CHECKING:
     from nanochat.data import Dataset
 
-DEFAULT_STEPS = 1000
-"""Length of a run for which neither steps nor a budget is given."""
-
 READ_EVERY = 10
 """Steps between reads of the losses from a GPU: reading waits for it."""
 
 Tamper = Callable[[StepFunction], StepFunction]
-
-
-def steps_of(config: RunConfig) -> int:
-    """Optimizer steps of the run: as given, or what the budget pays for."""
-    if config.train.target_flops is None:
-        return config.train.max_steps or DEFAULT_STEPS
-    from nanochat.sizing import plan_steps
-
-    return plan_steps(config.model, config.train.batch_size, config.train.target_flops)
 
 
 class Loop:

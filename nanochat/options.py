@@ -14,6 +14,7 @@ faults of all sections are reported together. The file has the sections of :clas
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import shutil
 import sys
@@ -21,7 +22,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,14 +33,15 @@ from nanochat.config import ConfigError, DataConfig, GPTConfig, OptimConfig, Run
 from nanochat.optim import OPTIMIZERS
 from nanochat.registry import Record, unknown
 from nanochat.schedule import SCHEDULES
+from nanochat.sizing import BYTE_VOCABULARY, fit, plan_steps
 
 SECTIONS: dict[str, type] = {"model": GPTConfig, "optim": OptimConfig, "data": DataConfig, "train": TrainConfig}
 TITLES = {"model": "model", "optim": "optimizer and schedule", "data": "text", "train": "run"}
 SIZES = ("n_layer", "n_head", "n_kv_head", "n_embd")
 """Options that say how large the model is; with none of them a budget chooses the size."""
 
-BYTE_VOCABULARY = 257
-"""256 bytes and the beginning-of-document token."""
+DEFAULT_STEPS = 1000
+"""Length of a run for which neither steps nor a budget is given."""
 
 Values = dict[tuple[str, ...], Any]
 """Given values by path: ``("model", "n_layer")`` or ``("model", "knobs", "tropical", "score")``."""
@@ -170,7 +172,7 @@ def parse(arguments: Sequence[str], program: str = "nanochat.train") -> Request:
     """The request that the arguments make; every fault goes to standard error, one a line, and the exit code is 2."""
     made = parser(program)
     namespace, rest = made.parse_known_args(list(arguments))
-    faults = [_unknown_flag(word) for word in rest]
+    faults = [_unknown(word) for word, before in zip(rest, ["", *rest], strict=False) if not _belongs(word, before)]
     try:
         request = read(vars(namespace), faults)
     except ConfigError as error:
@@ -180,9 +182,12 @@ def parse(arguments: Sequence[str], program: str = "nanochat.train") -> Request:
     return request
 
 
-def _unknown_flag(word: str) -> str:
-    import difflib
+def _belongs(word: str, before: str) -> bool:
+    """Whether a word is the value of the unknown option before it, which is complained about already."""
+    return before.startswith("--") and "=" not in before and not word.startswith("--")
 
+
+def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"got {word!r}, need options only; see --help"
     name = word.partition("=")[0]
@@ -205,11 +210,14 @@ def read(given: Mapping[str, Any], faults: Sequence[str] = ()) -> Request:
     file = _from_file(given["config"], found) if given.get("config") else {}
     values = {**_resumed({**file, **line}, found), **file, **line}
     notes: list[str] = []
-    _size(values, found)
+    _vocabulary(values, found)
     config = _build(values, found)
-    if found:
+    if config is not None and config.train.target_flops is not None:
+        config = _spend(config, values, notes, found)
+    if config is not None:
+        found += schedule.faults(config.optim, steps_of(config))
+    if config is None or found:
         raise ConfigError(list(dict.fromkeys(found)))
-    assert config is not None
     return Request(config, bool(given.get("json")), tuple(notes))
 
 
@@ -264,7 +272,7 @@ def _take(content: Mapping[str, Any], where: str, faults: list[str]) -> Values:
         item = known.get(path)
         dotted = ".".join(path)
         if item is None:
-            faults.append(f"{where}: {unknown('key', dotted, [])}".partition(": need")[0] + _nearest(dotted, known))
+            faults.append(f"{where}: unknown key {dotted}{_nearest(dotted, known)}")
         elif item.kind is float and isinstance(value, int) and not isinstance(value, bool):
             values[path] = float(value)
         elif type(value) is not item.kind:
@@ -282,8 +290,6 @@ def _leaves(content: Mapping[str, Any], path: tuple[str, ...]) -> list[tuple[tup
 
 
 def _nearest(dotted: str, known: Mapping[tuple[str, ...], Option]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(dotted, [".".join(path) for path in known], n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "; need one of model.*, optim.*, data.*, train.*"
 
@@ -308,12 +314,46 @@ def _resumed(values: Values, faults: list[str]) -> Values:
     return {key: value for key, value in kept.items() if key in {item.path for item in options()}}
 
 
-def _size(values: Values, faults: list[str]) -> None:
-    """Fill in what follows from other options: the vocabulary from the byte tokenizer."""
+def _vocabulary(values: Values, faults: list[str]) -> None:
+    """The byte tokenizer has one vocabulary."""
     if values.get(("data", "tokenizer")) == "byte":
         asked = values.setdefault(("model", "vocab_size"), BYTE_VOCABULARY)
         if asked != BYTE_VOCABULARY:
             faults.append(f"--vocab-size: got {asked}, need {BYTE_VOCABULARY} (or none) with --tokenizer byte")
+
+
+def _spend(config: RunConfig, values: Values, notes: list[str], faults: list[str]) -> RunConfig | None:
+    """With a budget: the size by the compute-optimal rule where none was given, and a design of at least 200 steps."""
+    budget = config.train.target_flops
+    assert budget is not None
+    try:
+        if any(("model", name) in values for name in SIZES):
+            plan_steps(config.model, config.train.batch_size, budget)
+            return config
+        given = {path[1]: getattr(config.model, path[1]) for path in values if path[0] == "model"}
+        given |= {path[1]: value for path, value in values.items() if path[1] in ("batch_size", "tokenizer")}
+        sized = fit(budget, {**given, "knobs": config.model.knobs})
+    except ConfigError as error:
+        faults += error.faults
+        return None
+    notes.append(sized.sentence)
+    return replace(
+        config,
+        model=sized.model,
+        data=replace(config.data, tokenizer=sized.tokenizer),
+        train=replace(config.train, batch_size=sized.batch_size),
+    )
+
+
+def steps_of(config: RunConfig) -> int:
+    """Optimizer steps of the run: as given, or what the budget pays for.
+
+    Raises:
+        ConfigError: the budget pays for fewer than 200.
+    """
+    if config.train.target_flops is None:
+        return config.train.max_steps or DEFAULT_STEPS
+    return plan_steps(config.model, config.train.batch_size, config.train.target_flops)
 
 
 def _build(values: Values, faults: list[str]) -> RunConfig | None:
@@ -325,7 +365,9 @@ def _build(values: Values, faults: list[str]) -> RunConfig | None:
     for section, record in _records():
         own = values.pop((section, "knobs", record.name, ""), None)
         if own is not None:
-            _make(record.knobs, own, faults, into=knobs[section], name=record.name)
+            found: list[str] = []
+            _make(record.knobs, own, found, into=knobs[section], name=record.name)
+            faults += [_qualified(fault, record) for fault in found]
     parts: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         own = {path[1]: value for path, value in values.items() if path[0] == section}
@@ -334,6 +376,15 @@ def _build(values: Values, faults: list[str]) -> RunConfig | None:
         _make(cls, own, faults, into=parts, name=section)
     _names(values, parts, faults)
     return RunConfig(**parts) if len(parts) == len(SECTIONS) and not faults else None
+
+
+def _qualified(fault: str, record: Record) -> str:
+    """A knob's fault under the name that the command line has for it."""
+    for item in fields(record.knobs):
+        short = f"--{item.name.replace('_', '-')}"
+        if not item.metadata.get("flag") and short in fault:
+            return fault.replace(short, f"--{record.name}-{short[2:]}", 1)
+    return fault
 
 
 def _make(cls: type, values: dict[str, Any], faults: list[str], *, into: dict[str, Any], name: str) -> None:

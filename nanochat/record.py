@@ -162,6 +162,8 @@ class RunRecord:
         self._lock = _claim(directory)
         try:
             self._refuse_loss(resume)
+            for torn in directory.glob(".*.tmp"):  # what a killed process was writing; the lock says that nobody is
+                torn.unlink()
             if not resume:
                 write_json(directory / "config.json", plain(config))
         except BaseException:
