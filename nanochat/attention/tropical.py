@@ -127,28 +127,38 @@ def slopes(heads: int) -> Float[Tensor, " heads"]:
     return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads)
 
 
-def translations(heads: int, first: int, length: int, dim: int) -> Float[Tensor, "heads length D"]:
+def translations(heads: int, length: int, dim: int) -> Float[Tensor, "heads length D"]:
     """Position p moves the first half of the channels by p times the head's slope; the other half stays."""
     channel = (torch.arange(dim, dtype=torch.float64) < dim // 2).double()
-    position = torch.arange(first, first + length, dtype=torch.float64)
+    position = torch.arange(length, dtype=torch.float64)
     return slopes(heads)[:, None, None] * position[:, None] * channel
 
 
 def translate(
-    q: Float[Tensor, "B H N D"], k: Float[Tensor, "B K S D"], score: str
+    q: Float[Tensor, "B H N D"],
+    k: Float[Tensor, "B K S D"],
+    score: str,
+    table: Float[Tensor, "K rows D"] | None = None,
 ) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B K S D"]]:
     r"""Give queries and keys their positions by tropical translations, so that scores see i - j only.
 
     ``hilbert`` compares :math:`q_i + i w` with :math:`k_j + j w`: translations are isometries of the metric, as
     rotations are of the dot product (rotary pairs are not: their score depends on i and j separately). ``maxplus`` adds
     :math:`q_i - i w` and :math:`k_j + j w`. In fp32, since positions outgrow the mantissa of bf16.
+
+    Args:
+        q: queries, the last N of the S positions.
+        k: keys.
+        score: ``hilbert`` or ``maxplus``.
+        table: :func:`translations` of at least S positions from 0, made here if not given.
     """
-    heads, kv_heads, queries, keys = q.shape[1], k.shape[1], q.shape[2], k.shape[2]
+    (heads, queries), (kv_heads, keys) = q.shape[1:3], k.shape[1:3]
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    shift = translations(kv_heads, 0, keys, q.shape[3]).to(q.device, wide)
-    sign = 1 if score == "hilbert" else -1
+    if table is None:
+        table = translations(kv_heads, keys, q.shape[3])
+    shift = table[:, :keys].to(q.device, wide)
     query_shift = shift[:, keys - queries :].repeat_interleave(heads // kv_heads, 0)
-    return q.to(wide) + sign * query_shift, k.to(wide) + shift
+    return torch.add(q.to(wide), query_shift, alpha=1 if score == "hilbert" else -1), k.to(wide) + shift
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,17 @@ class Tropical(HeadMixer):
         knobs = knobs_of(config)
         self.score = knobs.score
         self.rotary = knobs.position == "rotary"
+        self._table = translations(config.kv_heads, config.sequence_len, config.head_dim)
+
+    def table(self, length: int, like: Tensor) -> Tensor:
+        """Translations of at least ``length`` positions; grows when a sequence outgrows it, moves with the model."""
+        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+        rows = self._table.shape[1]
+        if rows < length or self._table.device != like.device or self._table.dtype != wide:
+            rows = rows if length <= rows else max(length, 2 * rows)
+            table = translations(self.config.kv_heads, rows, self.config.head_dim)
+            self._table = table.to(like.device, wide)
+        return self._table
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return gauge(operators.attention(q, k, v, self.score))
@@ -203,7 +224,7 @@ class Tropical(HeadMixer):
         if cache is not None:
             k, v = cache.append(k, v)
         if rope is not None and not self.rotary:
-            q, k = translate(q, k, self.score)
+            q, k = translate(q, k, self.score, self.table(k.shape[2], k))
         y = self.attend(q, k, v)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
