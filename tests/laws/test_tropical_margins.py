@@ -18,7 +18,7 @@ def attack(q, k, v, winner: int, rival: int, channel: int, epsilon: float, score
     """The sup-norm change of size epsilon that hurts the last query's winner most: the winner's path down, the rival's
     up, by all means that ``moved`` allows. One head, batch 1; shapes (N, D), (S, D), (S, D).
     """
-    q, k, v = q.clone(), k.clone(), v.clone()
+    start, (q, k, v) = (q, k, v), (q.clone(), k.clone(), v.clone())
     if moved in ("v", "all"):
         v[winner, channel] -= epsilon
         v[rival, channel] += epsilon
@@ -29,9 +29,8 @@ def attack(q, k, v, winner: int, rival: int, channel: int, epsilon: float, score
         if moved in ("q", "all"):
             q[-1, (q[-1] + k[winner]).argmax()] -= epsilon
             q[-1, (q[-1] + k[rival]).argmax()] += epsilon
-        return q, k, v
     ends = {j: ((q[-1] - k[j]).argmax(), (q[-1] - k[j]).argmin()) for j in (winner, rival)}
-    for j, sign in ((winner, 1), (rival, -1)):
+    for j, sign in ((winner, 1), (rival, -1)) if score == "hilbert" else ():
         high, low = ends[j]
         if moved in ("q", "all"):
             q[-1, high] += sign * epsilon
@@ -39,7 +38,8 @@ def attack(q, k, v, winner: int, rival: int, channel: int, epsilon: float, score
         if moved in ("k", "all"):
             k[j, high] -= sign * epsilon
             k[j, low] += sign * epsilon
-    return q, k, v
+    # One channel may serve both keys: no entry moves by more than epsilon.
+    return [before + (after - before).clamp(-epsilon, epsilon) for before, after in zip(start, (q, k, v), strict=True)]
 
 
 def worst_case(score: str):
