@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nanochat import checkpoint, optim, schedule
-from nanochat.config import RunConfig
+from nanochat.config import EnvironmentFault, RunConfig
 from nanochat.console import View
 from nanochat.counter import Counter
 from nanochat.distributed import World, group
@@ -73,11 +73,12 @@ class Loop:
         self.total = steps_of(config)
         self.loader = dataset.loader(config.train.batch_size, config.model.sequence_len, config.train.seed)
         self.model = GPT(config.model, seed=config.train.seed).to(precision.torch_device)
+        self.eager = world.wrap(self.model)
         self.optimizer = optim.build(self.model, config.optim)
         self.schedule = schedule.build(config.optim, self.total)
         self.step = Step(
             self.model,
-            self._forward(),
+            torch.compile(self.eager, dynamic=False) if precision.compile else self.eager,
             self.optimizer,
             self.schedule,
             grad_clip=config.optim.grad_clip,
@@ -97,10 +98,6 @@ class Loop:
         self.fault = ""
         self._unread: list[tuple[int, Outcome]] = []
         self._mark = (0.0, 0.0)
-
-    def _forward(self) -> Callable[..., Tensor]:
-        wrapped = self.world.wrap(self.model)
-        return torch.compile(wrapped, dynamic=False) if self.precision.compile else wrapped
 
     def restore(self) -> None:
         """Continue where the newest checkpoint stands; at the beginning where there is none."""
@@ -176,19 +173,37 @@ class Loop:
             for array in self.loader.batch(self.done, self.world.rank, self.world.size)
         )
         if self.done == 0:
-            outcome = self._counted_step(inputs, targets)
+            outcome = self._first_step(inputs, targets)
         else:
             outcome = self.take(inputs, targets)
         self._unread.append((self.done, outcome))
         self.done += 1
 
+    def _first_step(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        """Count the first step; where an operation cannot be counted, take it uncounted and say so."""
+        try:
+            return self._counted_step(inputs, targets)
+        except NotImplementedError as error:
+            if self.optimizer.state:  # part of the update is done: there is no way back
+                raise
+            reason = str(error).splitlines()[0]
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            outcome = self.take(inputs, targets)
+        except NotImplementedError as error:
+            name = f"--attention-type {self.config.model.attention_type} on {self.precision.device}"
+            raise EnvironmentFault(f"{name}: cannot be trained here: {str(error).splitlines()[0]}") from error
+        self.view.note(f"operations are not audited in this run: {reason}")
+        return outcome
+
     def _counted_step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """A step like any other, outside ``torch.compile``, whose operations are counted as they are executed."""
-        compiled = self.step.forward
-        self.step.forward = self.world.wrap(self.model) if self.precision.compile else compiled
-        with Counter() as counter:
-            outcome = self.take(inputs, targets)
-        self.step.forward = compiled
+        chosen, self.step.forward = self.step.forward, self.eager
+        try:
+            with Counter() as counter:
+                outcome = self.take(inputs, targets)
+        finally:
+            self.step.forward = chosen
         # What the processes do twice (the optimizer step) is one step of the algorithm: scale as the ledger does.
         batch = self.config.train.batch_size
         costs = ledger(self.config.model)

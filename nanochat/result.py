@@ -33,7 +33,7 @@ class TrainResult:
         steps: optimizer steps really executed, counted inside the step function.
         tokens: training tokens seen.
         flops_used: algorithmic operations by the ledger, times ``steps``.
-        counted_flops: operations that one step was seen to execute, times ``steps``.
+        counted_flops: operations that one step was seen to execute, times ``steps``; 0 where they could not be counted.
         target_flops: the budget, if one was given.
         step_seconds: median over steps.
         wall_seconds: of the training loop, those before a resume included.

@@ -206,3 +206,8 @@ def test_cuda_without_a_device_exits_3(tmp_path):
         pytest.skip("this machine has a CUDA device")
     code, _, err = trained([*arguments(tmp_path), "--device", "cuda"])
     assert code == 3 and err.count("\n") == 1 and "--device cpu works" in err
+
+
+def test_flex_attention_without_a_device_that_trains_it_exits_3(tmp_path):
+    code, _, err = trained([*arguments(tmp_path), "--use-flex-attention", "--device", "cpu"])
+    assert code == 3 and err.count("\n") == 1 and "does not support backward on CPU" in err

@@ -10,7 +10,7 @@ import torch
 from tiny_run import arguments, config_in, directory, trained, with_model, with_optim, with_train
 
 from nanochat.config import ConfigError, EnvironmentFault
-from nanochat.console import PlainView
+from nanochat.console import PlainView, View
 from nanochat.flops import ledger
 from nanochat.train import run
 
@@ -222,3 +222,22 @@ def test_json_prints_the_summary_alone(tmp_path):
     assert code == 0, err
     summary = json.loads(out)
     assert summary["steps"] == 3 and summary["bpb"] > 0
+
+
+def test_an_operation_that_cannot_be_counted_is_taken_and_never_passes_the_audit(tmp_path):
+    heard = []
+
+    class Ear(View):
+        def note(self, line: str) -> None:
+            heard.append(line)
+
+    def exotic(step):
+        def take(inputs, targets):
+            torch.linalg.svd(torch.eye(3))
+            return step(inputs, targets)
+
+        return take
+
+    result = run(config_in(tmp_path), view=Ear(), tamper=exotic)
+    assert result.steps == 12 and result.counted_flops == 0 and result.audit == -1
+    assert any("not audited" in line and "svd" in line for line in heard)
