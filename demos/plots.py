@@ -1,0 +1,57 @@
+"""Figures on request: every plot of a result as PNG (or SVG), drawn by the demo's own ``figures`` module."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from demos.result import Result
+
+Draw = Callable[[Axes, Mapping[str, np.ndarray]], None]
+STYLE = {"figsize": (6.4, 4.0), "layout": "constrained"}
+COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49")  # distinct in greyscale and for colour-blind readers
+
+
+def save(result: Result, directory: Path, suffix: str = "png") -> list[Path]:
+    """Draw every named plot of a result into ``directory`` and give the paths, in order.
+
+    Args:
+        result: from a demo's ``run``.
+        directory: made if it is not there.
+        suffix: ``png`` or ``svg``.
+
+    Raises:
+        ValueError: for another suffix.
+        OSError: when the directory cannot be written.
+    """
+    if suffix not in ("png", "svg"):
+        raise ValueError(f"figure format: got {suffix!r}, need png or svg")
+    directory.mkdir(parents=True, exist_ok=True)
+    figures: Mapping[str, Draw] = importlib.import_module(
+        f"demos.{result.config.name.replace('-', '_')}.figures"
+    ).FIGURES
+    paths = []
+    for plot in result.plots():
+        if not plot.name:
+            continue
+        figure = Figure(**STYLE)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        figures[plot.name](axes, plot.arrays)
+        figure.suptitle(plot.title, fontsize=10)
+        paths.append(directory / f"{result.config.name}-{plot.name}.{suffix}")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label the axes and take away the frame that carries no information."""
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
