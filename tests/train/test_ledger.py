@@ -158,6 +158,7 @@ class TestCounter:
         assert count(lambda: x.sum(-1)) == Operations(elementwise=24)
         assert count(lambda: x.add_(1)) == Operations(elementwise=24)
         assert count(lambda: x.lerp_(x, 0.5)) == Operations(elementwise=72)
+        assert count(torch.sort, torch.ones(3, 8)) == Operations(elementwise=24 * 3)
         assert count(lambda: F.softmax(x, -1)) == Operations(elementwise=5 * 24)
         assert count(lambda: torch.cat([x.T.clone(), x.view(6, 4)]).to(torch.bfloat16)[1:]) == Operations()
 
