@@ -9,7 +9,8 @@ for every arm of a comparison:
 * **attention**: a fused causal kernel is charged for the pairs that the mask leaves, T (T + 1) / 2 of each head. Which
   masked blocks a kernel computes all the same depends on the device and its block sizes (measured: PyTorch's CPU kernel
   takes the same time with and without the mask up to 512 keys, and 0.77, 0.63, 0.57 of it at 1024, 2048, 4096), and
-  that must not tilt a verdict; wall time, reported beside it, shows it. An explicit mask is data: then every pair is charged.
+  that must not tilt a verdict; wall time, reported beside it, shows it. An explicit mask is data: then
+  every pair is charged.
 * **semiring**: an addition counts 1, a maximum or minimum 1, in kernels registered here.
 * **free**: views, allocation, filling, copies and casts, gathering rows, random numbers, communication.
 
