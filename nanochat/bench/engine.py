@@ -161,7 +161,7 @@ class _Suite:
                 trial: self.job(
                     trial.label,
                     trial.seed,
-                    self.plan.prior * 2.0**trial.point,
+                    self.plan.centre * 2.0**trial.point,
                     RUNGS[trial.rung][0],
                     tuning=True,
                 )
@@ -172,7 +172,7 @@ class _Suite:
                 self.trials[trial.label].append((job, results[job.key]))
             return {trial: _loss(results[job.key]) for trial, job in jobs.items()}
 
-        return search([arm.label for arm in self.plan.arms], self.plan.prior, self.plan.tuning_seeds, score)
+        return search([arm.label for arm in self.plan.arms], self.plan.centre, self.plan.tuning_seeds, score)
 
     def verdict_runs(self, executor: Executor, tuned: Mapping[str, Tuned]) -> dict[str, tuple[Run, ...]]:
         """One run per arm and seed at the full budget."""

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from nanochat.bench.arms import Arm, models, resolve
+from nanochat.bench.tuning import HORIZON_EXPONENT, RUNGS
 from nanochat.config import (
     ConfigError,
     DataConfig,
@@ -27,6 +28,9 @@ from nanochat.sizing import fit, plan_steps
 
 TUNING_SEED = 1_000_000
 """Tuning seeds start here; verdict seeds start at 0 and never come near."""
+
+PRIOR_TOKENS = 1e7
+"""Length of run that an optimizer's prior is taken to be meant for: the grid of a shorter one starts higher."""
 
 EVALUATION_SHARE = 0.08
 """The frozen evaluation of one verdict run costs at most this share of its budget."""
@@ -97,9 +101,11 @@ class SuitePlan:
         return self.arms[0]
 
     @property
-    def prior(self) -> float:
-        """Learning rate that the tuning grid is centred on."""
-        return OPTIMIZERS.get(self.config.optimizer).learning_rate
+    def centre(self) -> float:
+        """Middle of the tuning grid: the optimizer's prior, carried to the length of the first rung."""
+        steps = self.steps_at(self.baseline.label, RUNGS[0][0])
+        tokens = steps * self.batch_size * self.models[self.baseline.label].sequence_len
+        return OPTIMIZERS.get(self.config.optimizer).learning_rate * (PRIOR_TOKENS / tokens) ** HORIZON_EXPONENT
 
     def step_flops(self, label: str) -> float:
         """Operations of one optimizer step of an arm."""

@@ -1,6 +1,6 @@
 """The same learning-rate search for every arm: complete short runs, halved, on seeds that no verdict sees.
 
-Rung 1 trains the 5 points of a factor-2 grid around the optimizer's prior at C/8, rung 2 the best 3 at C/4, each with
+Rung 1 trains the 5 points of a factor-2 grid at C/8, rung 2 the best 3 at C/4, each with
 full warm-up and decay, because rankings flip during decay (arXiv:2509.02046). While any arm's best point lies on the
 edge of the grid, every arm gets the two next points on its own best side. The best mean of rung 2 wins and is
 carried to C by :data:`HORIZON_EXPONENT`.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 GRID = (-2, -1, 0, 1, 2)
-"""Powers of two times the prior."""
+"""Powers of two times the centre, which is the optimizer's prior carried to the length of the run."""
 
 RUNGS = ((1 / 8, 3), (1 / 4, 1))
 """Share of the budget, and how many points survive."""
@@ -27,7 +27,7 @@ HORIZON_EXPONENT = 0.32
 
 @dataclass(frozen=True, order=True, slots=True)
 class Trial:
-    """One learning rate of one arm on one rung; ``point`` is its power of two times the prior."""
+    """One learning rate of one arm on one rung; ``point`` is its power of two times the centre."""
 
     label: str
     rung: int
@@ -41,7 +41,7 @@ class Tuned:
 
     Args:
         rate: learning rate of its verdict runs.
-        point: the winner's power of two times the prior.
+        point: the winner's power of two times the centre.
         scores: mean loss in bits per byte by rung and point; infinite where a run diverged.
         at_edge: the winner of rung 1 still lies on the grid's edge.
     """
@@ -85,12 +85,12 @@ class _Search:
         return new
 
 
-def search(labels: Sequence[str], prior: float, seeds: Sequence[int], score: Score) -> dict[str, Tuned]:
+def search(labels: Sequence[str], centre: float, seeds: Sequence[int], score: Score) -> dict[str, Tuned]:
     """Tune every arm with the same number of trials.
 
     Args:
         labels: the arms.
-        prior: centre of the grid.
+        centre: learning rate in the middle of the grid.
         seeds: tuning seeds; every trial runs on each.
         score: trains the trials.
     """
@@ -107,7 +107,7 @@ def search(labels: Sequence[str], prior: float, seeds: Sequence[int], score: Sco
     factor = RUNGS[last][0] ** HORIZON_EXPONENT
     return {
         label: Tuned(
-            rate=prior * 2.0 ** each.ranked(last)[0] * factor,
+            rate=centre * 2.0 ** each.ranked(last)[0] * factor,
             point=each.ranked(last)[0],
             scores={rung: dict(sorted(found.items())) for rung, found in each.scores.items()},
             at_edge=each.at_edge(),

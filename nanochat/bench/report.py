@@ -1,0 +1,226 @@
+"""What a suite leaves behind: ``config.json``, ``env.json``, ``run.md``, ``report.html``, and ``summary.json`` last."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from nanochat.bench.jobs import Failure, Job
+from nanochat.bench.store import Outcome
+from nanochat.bench.tuning import RUNGS, Tuned
+from nanochat.bench.verdicts import ArmVerdict, Verdicts, excess
+from nanochat.config import SuiteConfig, plain
+from nanochat.record import write_bytes, write_json
+
+SCHEMA = "mgr.suite.v1"
+
+
+def write(verdicts: Verdicts) -> None:
+    """Write the report; ``summary.json`` is the commit point."""
+    from nanochat.bench.page import page
+
+    directory = verdicts.directory
+    write_json(directory / "config.json", plain(verdicts.plan.config))
+    write_json(directory / "env.json", dict(verdicts.provenance))
+    write_bytes(directory / "run.md", markdown(verdicts).encode())
+    write_bytes(directory / "report.html", page(verdicts).encode())
+    write_json(directory / "summary.json", summary(verdicts))
+
+
+def command(config: SuiteConfig) -> str:
+    """The shell command that repeats a suite: every option that differs from its default."""
+    words = ["mgr", "bench-fixed-flops"]
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value == item.default:
+            continue
+        if isinstance(value, tuple):
+            words += [word for entry in value for word in (f"-{item.metadata['flag']}", entry)]
+        else:
+            text = format(value, ".12g") if isinstance(value, float) else str(value)
+            words += [f"--{item.name.replace('_', '-')}", text]
+    return shlex.join(words)
+
+
+def summary(verdicts: Verdicts) -> dict[str, Any]:
+    """``summary.json``: everything that the tables and figures show, and the runs behind every number."""
+    plan = verdicts.plan
+    return {
+        "schema": SCHEMA,
+        "run_id": plan.name,
+        "command": command(plan.config),
+        "baseline": plan.baseline.label,
+        "preset": plan.config.preset,
+        "valid": verdicts.valid,
+        "budget": plan.budget,
+        "sesoi": plan.config.sesoi,
+        "alpha": plan.config.alpha,
+        "seeds": list(plan.seeds),
+        "tuning_seeds": list(plan.tuning_seeds),
+        "size": plan.size,
+        "batch_size": plan.batch_size,
+        "optimizer": plan.config.optimizer,
+        "schedule": plan.config.schedule,
+        "data": plain(plan.data),
+        "hashes": dict(verdicts.provenance["hashes"]),
+        "arms": [_arm(verdicts, arm) for arm in verdicts.arms],
+        "wall_seconds": verdicts.wall_seconds,
+        "core_seconds": verdicts.core_seconds,
+        "trained": verdicts.trained,
+        "served": verdicts.served,
+    }
+
+
+def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
+    plan = verdicts.plan
+    same = (
+        "label verdict note mean difference low high sd p p_holm p_sign_flip p_tie detectable seeds_needed steps "
+        "parameters operations step_seconds seconds time_ratio peak_bytes"
+    )
+    return {
+        **{name: getattr(arm, name) for name in same.split()},
+        "bpb": list(arm.bpb),
+        "differences": list(arm.differences),
+        "mean_interval": None if arm.mean_interval is None else list(arm.mean_interval),
+        "model": plain(plan.models[arm.label]),
+        "ledger": {
+            "step_flops": plan.step_flops(arm.label),
+            "forward_per_token": plan.ledgers[arm.label].forward.total,
+            "training_per_token": plan.ledgers[arm.label].training.total,
+        },
+        "tuning": _tuning(arm.tuned, plan.centre),
+        "audit": {
+            "faults": list(arm.audit.faults),
+            "runs": arm.audit.runs,
+            "budget_error": arm.audit.budget_error,
+            "ledger_error": arm.audit.ledger_error,
+            "time_valid": arm.audit.time_valid,
+        },
+        "runs": [_run(job, outcome) for job, outcome in verdicts.runs[arm.label]],
+    }
+
+
+def _tuning(tuned: Tuned, centre: float) -> dict[str, Any]:
+    return {
+        "learning_rate": tuned.rate,
+        "grid_centre": centre,
+        "at_edge": tuned.at_edge,
+        "sensitivity": excess(tuned),
+        "rungs": [
+            {
+                "share": RUNGS[rung][0],
+                "trials": [
+                    {"learning_rate": centre * 2.0**point, "bpb": bpb if math.isfinite(bpb) else None}
+                    for point, bpb in scores.items()
+                ],
+            }
+            for rung, scores in tuned.scores.items()
+        ],
+    }
+
+
+def _run(job: Job, outcome: Outcome | Failure) -> dict[str, Any]:
+    identity: Mapping[str, Any] = {
+        "key": job.key,
+        "stage": job.stage,
+        "seed": job.seed,
+        "learning_rate": job.rate,
+        "steps": job.steps,
+    }
+    if isinstance(outcome, Failure):
+        return {**identity, "failure": outcome.reason}
+    return {
+        **identity,
+        "bpb": outcome.bpb,
+        "diverged": outcome.diverged,
+        "flops_used": outcome.flops_used,
+        "counted_flops": outcome.counted_flops,
+        "step_seconds": outcome.step_seconds,
+        "wall_seconds": outcome.wall_seconds,
+        "cpu_seconds": outcome.cpu_seconds,
+    }
+
+
+HEADINGS = ("arm", "verdict", "Δ bpb", "interval", "bpb", "Holm p", "seeds needed", "step time")
+
+
+def row(arm: ArmVerdict) -> tuple[str, ...]:
+    """One line of the verdict table, as text."""
+    return (
+        arm.label,
+        word(arm),
+        number(arm.difference, "+.4f"),
+        "" if arm.low is None or arm.high is None else f"[{arm.low:+.4f}, {arm.high:+.4f}]",
+        number(arm.mean, ".4f"),
+        "" if arm.p_holm is None else f"{arm.p_holm:.2g}",
+        needed(arm),
+        time_text(arm),
+    )
+
+
+def word(arm: ArmVerdict) -> str:
+    """The verdict; a WIN or LOSS smaller than the smallest effect of interest says so."""
+    return f"{arm.verdict} (negligible)" if arm.note == "negligible" else arm.verdict
+
+
+def needed(arm: ArmVerdict) -> str:
+    """Seeds that would detect the smallest effect of interest; empty where there is nothing to compare."""
+    return "" if arm.difference is None else "over 10^7" if arm.seeds_needed is None else str(arm.seeds_needed)
+
+
+def time_text(arm: ArmVerdict) -> str:
+    """Seconds per step over the baseline's; marked where the cores were busy with something else."""
+    return "" if arm.time_ratio is None else f"{arm.time_ratio:.2f}x" + ("" if arm.audit.time_valid else " (busy)")
+
+
+def number(value: float | None, form: str) -> str:
+    """A number that may be missing."""
+    return "" if value is None else format(value, form)
+
+
+def headlines(verdicts: Verdicts) -> list[str]:
+    """The verdicts, one sentence per arm."""
+    sentences = []
+    for arm in verdicts.contenders:
+        note = f" ({arm.note})" if arm.note else ""
+        sentence = f"{arm.label}: {arm.verdict}{note}"
+        if arm.difference is not None and arm.low is not None and arm.high is not None:
+            sentence += f", {arm.difference:+.4f} [{arm.low:+.4f}, {arm.high:+.4f}] bits per byte"
+        sentences.append(f"{sentence} against {verdicts.baseline.label}.")
+    return sentences
+
+
+def busy_note(verdicts: Verdicts) -> str:
+    """A warning where times were taken on a busy machine."""
+    if all(arm.audit.time_valid for arm in verdicts.arms):
+        return ""
+    return "Step times marked (busy) were taken while other work shared the cores; they are no measurement."
+
+
+def markdown(verdicts: Verdicts) -> str:
+    """``run.md``, for a pull request."""
+    plan = verdicts.plan
+    table = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    table += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row(arm)) + " |" for arm in verdicts.arms]
+    faults = [f"- {arm.label}: {fault}" for arm in verdicts.arms for fault in arm.audit.faults]
+    lines = [
+        f"# Suite {plan.name}",
+        "",
+        *(f"- {sentence}" for sentence in headlines(verdicts)),
+        "",
+        *table,
+        "",
+        *(["## Failed audits", "", *faults, ""] if faults else []),
+        f"Budget {plan.budget:.3g} operations per verdict run, {len(plan.seeds)} paired seeds, smallest effect of "
+        f"interest {plan.config.sesoi:g} bits per byte, family-wise error {plan.config.alpha:g}. Seeds needed: to "
+        "detect the smallest effect of interest with 80 % power. Step time: seconds per step over the baseline's.",
+        f"{plan.size[0].upper()}{plan.size[1:]}.",
+        *([busy_note(verdicts)] if busy_note(verdicts) else []),
+        "",
+        f"Repeat: `{command(plan.config)}`",
+        "",
+    ]
+    return "\n".join(lines)
