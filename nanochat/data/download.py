@@ -110,11 +110,13 @@ def fetch(url: str, path: Path, patience: Patience) -> None:
         try:
             left = patience.silence - (time.monotonic() - last_news)
             digest = _attempt(url, part, min(patience.timeout, max(left, 0.1)))
-            break
         except (OSError, http.client.HTTPException, _Retry) as error:
             if not isinstance(error, urllib.error.URLError) and getattr(error, "errno", None) in store.DISK:
                 raise  # this disk, not the far end
             reason = str(getattr(error, "reason", error)) or type(error).__name__
+        else:
+            _keep(part, path, {"url": url, "bytes": _size(part), "sha256": digest})
+            return
         failures += 1
         if _size(part) > best:
             best, failures, last_news = _size(part), 1, time.monotonic()
@@ -126,7 +128,9 @@ def fetch(url: str, path: Path, patience: Patience) -> None:
                 f"{_size(part)} bytes are kept and the next run goes on from there"
             )
         time.sleep(pause)
-    note = {"url": url, "bytes": _size(part), "sha256": digest}
+
+
+def _keep(part: Path, path: Path, note: dict[str, Any]) -> None:
     os.replace(part, path)
     _note(part).unlink()
     store.write_json(path.with_suffix(".json"), note)
