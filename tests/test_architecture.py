@@ -368,25 +368,6 @@ def test_tracked_files_are_small() -> None:
     assert [path for path in tracked("*") if (ROOT / path).stat().st_size > 200 * 1024] == []
 
 
-def test_every_mechanism_has_source_and_page() -> None:
-    from nanochat.attention import MIXERS
-    from nanochat.block import BLOCKS
-
-    for record in (*MIXERS, *BLOCKS):
-        assert re.match(r"(arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+)", record.source), f"{record.name}: {record.source!r}"
-        assert bool(record.twin) != bool(record.no_twin), f"{record.name}: either a JAX twin or the reason for none"
-        if record.twin:
-            module, _, function = record.twin.rpartition(".")
-            path = ROOT / (module.replace(".", "/") + ".py")
-            assert path.is_file(), f"{record.name}: no file for the twin {record.twin}"
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-            assert function in names, f"{record.name}: {record.twin} does not exist"
-            assert record.page, f"{record.name}: a framework needs a page"
-        if record.page:
-            assert (ROOT / "markdown_documentation" / record.page).is_file(), f"{record.name}: no page {record.page}"
-
-
 def test_links_between_pages_resolve() -> None:
     broken = []
     for page in tracked("*.md"):
