@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nanochat import architecture, optim, schedule
@@ -76,13 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     request = options.parse(sys.argv[1:] if arguments is None else arguments, "nanochat.train")
     view = view_for(request.json, world().writes)
-    asked: list[int] = []
+    stopper = Stopper()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: _ask(asked, received))
+        signal.signal(number, stopper.hear)
     for line in request.notes:
         view.note(line)
     try:
-        result = run(request.config, view=view, stop=lambda: bool(asked))
+        result = run(request.config, view=view, stop=stopper)
     except ConfigError as error:
         return _fail(error.faults, 2)
     except EnvironmentFault as error:
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         return _fail([str(error)], 130)
     except KeyboardInterrupt:
-        return _fail(["interrupted; a second signal does not wait for the state to be saved"], 130)
+        return _fail(["interrupted; what was saved before is intact"], 130)
     if request.json and world().writes:
         sys.stdout.write(strict_json({"directory": str(result.directory), **result.summary()}) + "\n")
     if result.diverged:
@@ -100,11 +102,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _ask(asked: list[int], number: int) -> None:
-    """The first signal asks the loop to save and stop, the second stops at once."""
-    asked.append(number)
-    if len(asked) > 1:
-        raise KeyboardInterrupt
+class Stopper:
+    """Turns signals into a question that the loop asks after every step.
+
+    A signal before the first step ends the program at once, for nothing would be saved. So does a second one, unless it
+    follows at the first one's heels: torchrun passes on what the terminal has sent to everyone already.
+    """
+
+    ECHO = 2.0
+    """Seconds within which a second signal is the first one's echo."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        self.heard: float | None = None
+
+    def __call__(self) -> bool:
+        self.listening = True
+        return self.heard is not None
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        now = time.monotonic()
+        if not self.listening or (self.heard is not None and now - self.heard > self.ECHO):
+            raise KeyboardInterrupt
+        self.heard = self.heard or now
 
 
 def _fail(lines: Sequence[str], code: int) -> int:

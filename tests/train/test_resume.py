@@ -12,7 +12,7 @@ from tiny_run import arguments, config_in, directory, same_bits, start, trace, t
 from nanochat.config import ConfigError
 from nanochat.console import View
 from nanochat.result import Interrupted
-from nanochat.train import run
+from nanochat.train import Stopper, run
 
 STEPS = 60
 
@@ -92,6 +92,34 @@ def test_a_signal_saves_and_exits_130(tmp_path, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "--resume" in err and err.count("\n") == 1
+    latest = json.loads((metrics.parent / "latest.json").read_text())
+    assert latest["checkpoints"][0]["step"] == lines_in(metrics)
+
+
+def test_a_stopper_waits_for_the_loop_and_forgives_an_echo(monkeypatch):
+    stopper = Stopper()
+    with pytest.raises(KeyboardInterrupt):
+        stopper.hear(signal.SIGINT, None)
+    assert not stopper()
+    clock = iter([10.0, 10.5, 13.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    stopper.hear(signal.SIGINT, None)
+    stopper.hear(signal.SIGTERM, None)
+    assert stopper()
+    with pytest.raises(KeyboardInterrupt):
+        stopper.hear(signal.SIGINT, None)
+
+
+@pytest.mark.slow
+def test_a_signal_to_two_processes_saves_once_and_resumes(tmp_path):
+    words = arguments(tmp_path, max_steps=100_000, checkpoint_interval=0, val_interval=0)
+    metrics = directory(config_in(tmp_path)) / "metrics.jsonl"
+    process = start(words, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
+    while process.poll() is None and lines_in(metrics) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
     latest = json.loads((metrics.parent / "latest.json").read_text())
     assert latest["checkpoints"][0]["step"] == lines_in(metrics)
 
