@@ -17,12 +17,23 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _hard_maximum(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:
+    return jnp.max(x, axis)
+
+
+@_hard_maximum.defjvp
+def _hard_maximum_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (change,) = primals, tangents
+    axis = axis % x.ndim
+    first = jnp.expand_dims(jnp.argmax(x, axis), axis)
+    chosen = jax.lax.broadcasted_iota(first.dtype, x.shape, axis) == first  # a mask fuses where a gather does not
+    return jnp.max(x, axis), jnp.sum(jnp.where(chosen, change, 0), axis)
+
+
 def maximum(x: Float[Array, "*shape"], axis: int, beta: float | None = None) -> Float[Array, "*rest"]:
     """Tropical sum along an axis; its gradient goes to the first of equals."""
-    if beta is not None:
-        return logsumexp(beta * x, axis=axis) / beta
-    first = jnp.expand_dims(jnp.argmax(x, axis), axis)
-    return jnp.take_along_axis(x, first, axis).squeeze(axis)
+    return _hard_maximum(x, axis) if beta is None else logsumexp(beta * x, axis=axis) / beta
 
 
 def maxplus_product(
@@ -67,7 +78,7 @@ def candidates(
     """All s_ij + v_jd; minus infinity where key j comes after query i. The N queries are the last N of S positions."""
     queries, keys = q.shape[0], k.shape[0]
     visible = jnp.arange(keys) <= jnp.arange(keys - queries, keys)[:, None]
-    return jnp.where(visible[..., None], SCORES[score](q, k, beta)[..., None] + v, -jnp.inf)
+    return jnp.where(visible, SCORES[score](q, k, beta), -jnp.inf)[..., None] + v
 
 
 def tropical_attention(
