@@ -63,7 +63,7 @@ class Tokenizer:
         import rustbpe
 
         trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
-        trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=PATTERN)
+        trainer.train_from_iterator(iter(texts), vocab_size - 1, buffer_size=64, pattern=PATTERN)
         ranks = sorted(trainer.get_mergeable_ranks(), key=lambda entry: entry[1])
         assert [rank for _, rank in ranks] == list(range(len(ranks)))
         return Tokenizer("bpe", tuple(token for token, _ in ranks), PATTERN)
