@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from nanochat.attention._head_operations import causal_keys, head_backward, head_operations
@@ -114,10 +116,28 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
-def flex_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
-    """The same through FlexAttention, whose block mask skips what the window leaves out. Source: arXiv:2412.05496."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+@cache
+def flex_kernel(fused: bool) -> Callable[..., Tensor]:
+    """FlexAttention; fused means compiled, without which it writes out every score."""
+    from torch.nn.attention.flex_attention import flex_attention
 
+    return torch.compile(flex_attention) if fused else flex_attention
+
+
+def flex_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+    """The same through FlexAttention, whose block mask skips what the window leaves out. Source: arXiv:2412.05496.
+
+    Raises:
+        NotImplementedError: gradients are wanted on the CPU, where PyTorch has no backward pass for it.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    on_cpu = q.device.type == "cpu"
+    if on_cpu and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        raise NotImplementedError(
+            "--use-flex-attention: PyTorch's FlexAttention does not support backward on CPU; need --device cuda, "
+            "or leave it out: SDPA computes the same"
+        )
     queries, keys = q.shape[2], k.shape[2]
     offset = keys - queries
 
@@ -126,7 +146,8 @@ def flex_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> 
         return seen & (key > query + offset - window) if window else seen
 
     mask = create_block_mask(visible, None, None, queries, keys, device=q.device)
-    return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    fused = not on_cpu and not torch.compiler.is_compiling()
+    return flex_kernel(fused)(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 class Standard(HeadMixer):
