@@ -33,8 +33,10 @@ def operations(config: GPTConfig, length: int) -> Operations:
 
 
 def backward(config: GPTConfig, length: int) -> Operations:
-    """Per token and layer: one subtraction per stream to reconstruct it, one add per stream of gradient."""
-    return Operations(elementwise=(4 + 1 / config.n_layer) * config.n_embd)
+    """Per token and layer: one subtraction per stream to rebuild it, one add per stream of gradient; once per stack,
+    halving and adding the gradients and the audit of the inversion (5).
+    """
+    return Operations(elementwise=(4 + 5 / config.n_layer) * config.n_embd)
 
 
 BLOCKS.register(
