@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from demos.registry import Demo
     from demos.result import Act, Result
     from nanochat.doctor import Check
-    from nanochat.registry import Record
 
 FOUND_A_FAILURE, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
 
@@ -117,6 +116,7 @@ def root(
 def list_(as_json: AsJson = False) -> int:
     """Everything that has a name: demos, attention types, optimizers, schedules."""
     from demos.registry import DEMOS
+    from nanochat.catalogue import describe, mechanisms
 
     kinds = mechanisms()
     if as_json:
@@ -135,6 +135,7 @@ def list_(as_json: AsJson = False) -> int:
 def info(name: Name, as_json: AsJson = False) -> int:
     """What is known about one name: idea, theorem, papers, options, requirements, page."""
     from demos.registry import DEMOS
+    from nanochat.catalogue import describe, mechanisms
     from nanochat.registry import Unknown, unknown
 
     found: dict[str, dict[str, Any]] = {"demo": describe_demo(DEMOS[name])} if name in DEMOS else {}
@@ -256,13 +257,22 @@ def bench_fixed_flops(
 
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     suite = SuiteConfig(**{key: value for key, value in chosen.items() if value not in (None, ())})
-    from nanochat.bench import run as run_suite
+    from nanochat.bench.suite import prepare
 
-    verdicts = run_suite(suite)
+    prepare(suite)  # a faulty design is refused at once: what follows imports more
+    from nanochat.bench import run as run_suite
+    from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
+
+    out = console(stderr=as_json)
+    view = LiveSuite(out) if out.is_terminal else PlainSuite(lambda line: typer.echo(line, err=as_json))
+    verdicts = run_suite(suite, view=view)
+    out.print(verdict_table(verdicts))
     certificates = certificates_of_demos(verdicts.directory) if include_demo_certs else []
     if as_json:
         summary = json.loads((verdicts.directory / "summary.json").read_text(encoding="utf-8"))
         emit(summary | ({"certificates": certificates} if include_demo_certs else {}))
+    elif include_demo_certs:
+        render_certificates(out, certificates)
     good = verdicts.valid and all(entry["holds"] for entry in certificates)
     return 0 if good else FOUND_A_FAILURE
 
@@ -293,43 +303,12 @@ def certificates_of_demos(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key != "witness"} for entry in found]
 
 
-def mechanisms() -> dict[str, list[Record]]:
-    """Records behind ``--attention-type``, ``--optimizer-type`` and ``--scheduler-type``."""
-    from nanochat.architecture import attention_types, mechanism
-    from nanochat.optim import OPTIMIZERS
-    from nanochat.schedule import SCHEDULES
-
-    return {
-        "attention_types": [mechanism(name) for name in attention_types()],
-        "optimizer_types": list(OPTIMIZERS),
-        "scheduler_types": list(SCHEDULES),
-    }
-
-
 def describe_demo(demo: Demo) -> dict[str, Any]:
     """A catalogue entry as plain values."""
     entry = {item.name: getattr(demo, item.name) for item in fields(demo) if item.name != "module"}
     options = {option.flag: option.help for option in demo.options}
     page = f"markdown_documentation/{demo.page}"
     return entry | {"status": demo.status, "papers": list(demo.papers), "page": page, "options": options}
-
-
-def describe(record: Record) -> dict[str, Any]:
-    """A registry entry as plain values; functions and classes are left out."""
-    entry: dict[str, Any] = {"name": record.name, "title": record.title, "source": record.source}
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if item.name in ("page", "twin", "no_twin", "learning_rate"):
-            entry[item.name] = value
-        elif item.name == "reduces_to" and value is not None:
-            entry["reduces_to"] = value.statement
-        elif item.name == "requires":
-            entry["requires"] = [need.sentence for need in value]
-        elif item.name == "claims":
-            entry["claims"] = list(value)
-    flags = {knob.name: knob.metadata["flag"] or f"{record.name}-{knob.name}" for knob in fields(record.knobs)}
-    options = {f"--{flags[knob.name].replace('_', '-')}": knob.metadata["help"] for knob in fields(record.knobs)}
-    return entry | {"options": options}
 
 
 def usable(file: Path | None, folder: Path | None) -> None:
@@ -357,7 +336,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def table(*columns: str, title: str | None = None, right: bool = False) -> Table:
-    """A plain table: the first column stays on one line, the others fold; numbers go right."""
+    """A rich table: the first column stays on one line, the others fold; numbers go right."""
     from rich import box
     from rich.table import Table
 
@@ -403,17 +382,22 @@ def render(result: Result, verbose: bool) -> None:
     out = console()
     for act in result.acts:
         render_act(out, act, verbose)
-    rows = table("certificate", "statement", "value", "tolerance", "")
-    for item in result.certificates:
-        mark = Text("holds", "green") if item.holds else Text("BROKEN", "bold red")
-        rows.add_row(
-            item.id.partition(".")[2], Text(item.statement), f"{item.value:.3g}", f"{item.tolerance:.3g}", mark
-        )
     out.rule("certificates", align="left")
-    out.print(rows)
+    render_certificates(out, [certificate.to_json() for certificate in result.certificates])
     style = "green" if result.holds else "red"
     foot = f"{holding(result)} · {result.seconds:.1f} s"
     out.print(Panel(Text("\n".join(result.closing)), title=result.config.name, subtitle=foot, border_style=style))
+
+
+def render_certificates(out: Console, certificates: list[dict[str, Any]]) -> None:
+    """What was certified, the number that was computed for it, and the largest for which it holds."""
+    from rich.text import Text
+
+    rows = table("certificate", "statement", "value", "tolerance", "")
+    for item in certificates:
+        mark = Text("holds", "green") if item["holds"] else Text("BROKEN", "bold red")
+        rows.add_row(item["id"], Text(item["statement"]), f"{item['value']:.3g}", f"{item['tolerance']:.3g}", mark)
+    out.print(rows)
 
 
 def render_act(out: Console, act: Act, verbose: bool) -> None:
@@ -471,15 +455,14 @@ def environment_faults() -> tuple[type[Exception], ...]:
 def execute(arguments: list[str]) -> int:
     """Run one command line and return its exit code; a defect of ours keeps its traceback."""
     try:
-        return app(arguments, prog_name="mgr", standalone_mode=False) or 0
+        code = app(arguments, prog_name="mgr", standalone_mode=False) or 0
+        return complain("interrupted; what was finished is kept", code) if code == INTERRUPTED else code
     except TyperException as error:
         return complain(error.format_message(), error.exit_code)
     except input_faults() as error:
         return complain(str(error), USAGE)
     except environment_faults() as error:
         return complain(str(error), ENVIRONMENT)
-    except KeyboardInterrupt:
-        return complain("interrupted", INTERRUPTED)
 
 
 def complain(message: str, code: int) -> int:

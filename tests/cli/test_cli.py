@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -18,6 +18,7 @@ import cli
 from demos import registry
 from demos.certificate import Certificate
 from demos.result import Act, DemoConfig, Plot, Result, Table, Text
+from nanochat.config import SuiteConfig
 
 NAMES = [
     *("matrix-gauge", "ultrametric", "tropical", "simplicial", "nonstandard", "octonion"),
@@ -218,3 +219,78 @@ def test_written_toml_is_toml() -> None:
 
     values = {"a": {"text": 'quote " back \\ \x7f snow ☃ 🎲', "number": 1e-20, "none": None, "b": {"flag": True}}}
     assert tomllib.loads(write(values)) == {"a": {**{k: v for k, v in values["a"].items() if v is not None}}}
+
+
+# --- bench-fixed-flops --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What the command needs of a suite's verdicts."""
+
+    directory: Path
+    valid: bool = True
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[SuiteConfig]]:
+    """A suite that is over at once; returns the configurations it was asked for."""
+
+    def put(*, valid: bool = True) -> list[SuiteConfig]:
+        from nanochat.bench import engine, view
+
+        seen: list[SuiteConfig] = []
+        (tmp_path / "summary.json").write_text('{"schema": "mgr.suite.v1"}')
+
+        def run(config: SuiteConfig, *, view: object) -> Suite:
+            seen.append(config)
+            return Suite(tmp_path, valid)
+
+        monkeypatch.setattr(engine, "run", run)
+        monkeypatch.setattr(view, "verdict_table", lambda verdicts: "the verdicts")
+        return seen
+
+    return put
+
+
+def test_bench_takes_the_commands_of_the_users_document(suite: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = suite()
+    line = "--run-id flops_suite_cpu --device cpu --target-flops 2e9 -a standard -a tropical -a reversible"
+    assert cli.execute(["bench-fixed-flops", *line.split()]) == 0
+    arms = ("standard", "tropical", "reversible")
+    assert seen == [SuiteConfig(run_id="flops_suite_cpu", device="cpu", target_flops=2e9, arms=arms)]
+    assert "the verdicts" in capsys.readouterr().out
+
+
+def test_bench_without_options_is_the_configurations_defaults(suite: Any) -> None:
+    seen = suite()
+    assert cli.execute(["bench-fixed-flops"]) == 0
+    assert seen == [SuiteConfig()]
+
+
+def test_every_field_of_the_suite_is_an_option(mgr: Mgr) -> None:
+    shown = mgr("bench-fixed-flops", "--help").stdout
+    for item in fields(SuiteConfig):
+        flag = item.metadata["flag"] or item.name.replace("_", "-")
+        assert f"-{flag}," in shown if len(flag) == 1 else f"--{flag} " in shown, item.name
+
+
+def test_an_audit_that_fails_is_exit_code_1(suite: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    suite(valid=False)
+    assert cli.execute(["bench-fixed-flops", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"schema": "mgr.suite.v1"}
+
+
+def test_bench_adds_the_certificates_of_the_demos(
+    suite: Any, stage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite()
+    seen = stage(lambda config: outcome(config.name, holds=config.name == "tropical"))
+    assert cli.execute(["bench-fixed-flops", "--include-demo-certs", "--json"]) == 1
+    assert [(config.name, config.quick) for config in seen] == [("tropical", True), ("reversible", True)]
+    document = json.loads(capsys.readouterr().out)
+    assert [(entry["id"], entry["holds"]) for entry in document["certificates"]] == [
+        ("tropical.law", True),
+        ("reversible.law", False),
+    ]
+    assert json.loads((tmp_path / "certificates" / "tropical.json").read_text())["schema"] == "mgr.demo.v1"
