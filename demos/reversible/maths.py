@@ -100,7 +100,7 @@ def inverse_stack(
 def to_grid(x: Float[Array, "*shape"], bits: int = FRACTION_BITS) -> Int[Array, "*shape"]:
     """Nearest point of the grid 2^-bits, as an integer. 64-bit integers need ``jax_enable_x64``; with 32, choose fewer
     bits."""
-    return jnp.round(x * 2.0**bits).astype(jnp.int64 if jax.config.jax_enable_x64 else jnp.int32)
+    return jnp.round(x * 2.0**bits).astype(int)
 
 
 def from_grid(

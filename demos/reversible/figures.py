@@ -1,0 +1,52 @@
+"""The reversible demo's plots as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from demos.plots import COLOURS, Draw, plain_axes
+
+
+def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Both orbits around the same sun."""
+    for (name, path), colour in zip(arrays.items(), COLOURS, strict=False):
+        axes.plot(*path.T, ".-", markersize=2, linewidth=0.5, label=name, color=colour)
+    axes.plot(0, 0, "o", color="0.2", markersize=5)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False)
+    plain_axes(axes, "x", "y")
+
+
+def drift(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Energy drift by number of passes."""
+    _lines(axes, arrays, "passes")
+    axes.set(xscale="log", yscale="log")
+    plain_axes(axes, "passes of the learned flow", "median energy drift")
+
+
+def memory(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Working bytes by depth."""
+    _lines(axes, {name: values / (1 if name == "depth" else 1024) for name, values in arrays.items()}, "depth", "o-")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    plain_axes(axes, "layers", "working memory of the gradient, KiB")
+
+
+def loss(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Loss by step."""
+    _lines(axes, arrays, "steps")
+    axes.set(xscale="log", yscale="log")
+    plain_axes(axes, "training step", "mean squared error")
+
+
+def _lines(axes: Axes, arrays: Mapping[str, np.ndarray], shared: str, style: str = "-") -> None:
+    series = [(name, values) for name, values in arrays.items() if name != shared]
+    for (name, values), colour in zip(series, COLOURS, strict=False):
+        axes.plot(arrays[shared], values, style, label=name, color=colour)
+    axes.legend(frameon=False)
+
+
+FIGURES: dict[str, Draw] = {"orbits": orbits, "drift": drift, "memory": memory, "loss": loss}
