@@ -28,15 +28,29 @@ class ReversibleKnobs:
 
 
 def operations(config: GPTConfig, length: int) -> Operations:
-    """Per token and layer: one add per stream, and the layer's share of the mean of both streams at the end."""
+    """Per token and layer: one add per stream, and the layer's share of the mean of both streams at the end.
+
+    Exact streams: each half also reads (scale), rounds (scale, round) and checks its range (magnitude, maximum); the
+    stack once rounds and checks its input, reads both outputs and selects.
+    """
+    if _exact(config):
+        return Operations(elementwise=(12 + 9 / config.n_layer) * config.n_embd)
     return Operations(elementwise=(2 + 2 / config.n_layer) * config.n_embd)
 
 
 def backward(config: GPTConfig, length: int) -> Operations:
-    """Per token and layer: one subtraction per stream to rebuild it, one add per stream of gradient; once per stack,
-    halving and adding the gradients and the audit of the inversion (5).
+    """Per token and layer: one subtraction per stream to rebuild it, one add per stream of gradient; once, the halves
+    of the incoming gradient, their sum, and the audit of the inversion (subtract, magnitude, maximum).
+
+    Exact streams: each half also reads and rounds (3), and the audit reads both streams.
     """
+    if _exact(config):
+        return Operations(elementwise=(10 + 7 / config.n_layer) * config.n_embd)
     return Operations(elementwise=(4 + 5 / config.n_layer) * config.n_embd)
+
+
+def _exact(config: GPTConfig) -> bool:
+    return config.knobs.get("reversible", ReversibleKnobs()).exact
 
 
 BLOCKS.register(
@@ -251,7 +265,7 @@ class ReversibleStack(Layer):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.exact = config.knobs.get("reversible", ReversibleKnobs()).exact
+        self.exact = _exact(config)
         self.blocks = nn.ModuleList(ReversibleBlock(config, layer) for layer in range(config.n_layer))
         self.inversion_error: Tensor | None = None
 

@@ -246,7 +246,7 @@ def test_compiled_model_agrees_with_eager(case):
 
 @every_case
 @pytest.mark.parametrize("length", [T, 64])
-def test_declared_products_are_those_counted(case, length):
+def test_declared_operations_are_those_counted(case, length):
     model = awake(GPT(case.config()))
     ledger, scored = model.flops(length), 2 * length
     with Counter() as forward:
@@ -259,6 +259,7 @@ def test_declared_products_are_those_counted(case, length):
     ):
         assert counted.matmul == pytest.approx(declared.matmul, rel=0.01), name
         assert counted.semiring == pytest.approx(declared.semiring, rel=0.05), name
+        assert counted.elementwise == pytest.approx(declared.elementwise, rel=0.05), name
 
 
 @every_case
