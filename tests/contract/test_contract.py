@@ -239,6 +239,7 @@ def test_traced_model_agrees_with_eager(case):
 
 @pytest.mark.slow
 @breaks_graph
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # inductor imports what PyTorch itself has deprecated
 @every_case
 def test_compiled_model_agrees_with_eager(case):
     assert_compiled_agrees(case, "inductor")
