@@ -1,6 +1,7 @@
 """Suites that really train: what must come out the same does, what must lose does, what cheats is caught."""
 
 import html.parser
+import io
 import json
 import math
 import subprocess
@@ -10,11 +11,14 @@ from collections import Counter
 import psutil
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from nanochat.bench import Observer, engine, run, tuning
 from nanochat.bench import suite as suites
 from nanochat.bench.jobs import Failure
 from nanochat.bench.suite import TUNING_SEED, Preset
+from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
 from nanochat.config import ConfigError, SuiteConfig
 from nanochat.train import run as train
 
@@ -249,6 +253,19 @@ def test_the_report_is_complete_and_asks_for_nothing(tmp_path, store, small):
         "report.html",
         "summary.json",
     }
+
+
+def test_a_terminal_sees_rows_and_then_a_table_of_80_columns(tmp_path, store, small):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    wanted = config(tmp_path, store, "standard", "standard,position=none", "standard,label=seen")
+    verdicts = run(wanted, view=LiveSuite(console))
+    console.print(verdict_table(verdicts))
+    shown = Text.from_ansi(console.file.getvalue()).plain
+    assert "verdict runs" in shown and "INCONCLUSIVE" in shown and "BASELINE" in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+    lines = []
+    run(wanted, view=PlainSuite(lines.append))
+    assert "verdict runs: 6 runs, 6 of them in the store" in lines
 
 
 @pytest.mark.parametrize(
