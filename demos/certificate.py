@@ -127,9 +127,13 @@ def verify_document(document: Mapping[str, Any]) -> dict[str, Verdict]:
     body = {key: value for key, value in document.items() if key != "seal"}
     intact = seal(body) == document.get("seal")
     verdicts = {"document": Verdict(intact, math.nan, "seal intact" if intact else "seal broken: the file was changed")}
-    for values in document.get("certificates", ()):
-        certificate = Certificate.from_json(values)
-        verdicts[certificate.id] = verify(certificate)
+    for index, values in enumerate(document.get("certificates", ())):
+        try:
+            certificate = Certificate.from_json(values)
+            verdicts[certificate.id] = verify(certificate)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            name = values.get("id") if isinstance(values, Mapping) else None
+            verdicts[str(name or f"certificate {index}")] = Verdict(False, math.nan, f"malformed: {error}")
     return verdicts
 
 

@@ -1,0 +1,180 @@
+"""Certificates come from what a demo trained, are recomputed without it, and do not survive a changed digit."""
+
+import copy
+import functools
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from demos import registry
+from demos.certificate import Certificate, certify, check, seal, verify, verify_document
+from demos.result import DemoConfig, Result, export
+
+LAYER_CHECKS = ("exact", "inverse", "log_det")
+
+
+@functools.cache
+def result(name: str) -> Result:
+    return registry.get(name).load()(DemoConfig(name=name, quick=True, max_iterations=40, seed=3, cache=False))
+
+
+@functools.cache
+def exported(name: str) -> str:
+    return json.dumps(result(name).to_json(), allow_nan=False)
+
+
+@pytest.fixture(params=registry.ready())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def by_id(name: str, check: str) -> Certificate:
+    return next(item for item in result(name).certificates if item.id == f"{name}.{check}")
+
+
+def remade(certificate: Certificate, **changes: object) -> Certificate:
+    """The same certificate with another witness: what a demo whose object had gone wrong would have issued."""
+    witness = dict(certificate.witness) | changes
+    return certify(certificate.id, certificate.statement, certificate.tolerance, **witness)
+
+
+def numbers(value: object, path: tuple = ()) -> list[tuple]:
+    """Paths of all numbers in a JSON document."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in numbers(item, (*path, key))]
+    if isinstance(value, list):
+        return [found for index, item in enumerate(value) for found in numbers(item, (*path, index))]
+    return [path] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def mutated(document: dict, path: tuple) -> dict:
+    changed = copy.deepcopy(document)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    value = place[path[-1]]
+    place[path[-1]] = value + 1 if isinstance(value, int) else math.nextafter(value, math.inf)
+    return changed
+
+
+def test_every_certificate_holds_and_is_verified_from_the_file_alone(name: str) -> None:
+    assert result(name).holds and len(result(name).certificates) >= 8
+    verdicts = verify_document(json.loads(exported(name)))
+    assert len(verdicts) == len(result(name).certificates) + 1
+    assert all(verdict.holds for verdict in verdicts.values()), verdicts
+
+
+def test_changing_any_number_in_the_file_breaks_it(name: str) -> None:
+    document = json.loads(exported(name))
+    places = numbers(document)
+    random = np.random.default_rng(0)
+    chosen = [places[i] for i in random.choice(len(places), 60, replace=False)]
+    chosen += [path for path in places if path[-1] in ("value", "tolerance", "seed")]
+    for path in chosen:
+        changed = mutated(document, path)
+        verdicts = verify_document(changed)
+        assert not verdicts["document"].holds, path
+        if path[0] == "certificates":
+            assert not verdicts[changed["certificates"][path[1]]["id"]].holds, path
+
+
+def test_a_forged_seal_does_not_help_against_recomputation(name: str) -> None:
+    """Someone who changes the claimed value and seals again is found out by the witness."""
+    for values in json.loads(exported(name))["certificates"]:
+        values["value"] += 10 * max(values["tolerance"], 1.0)
+        values["tolerance"] = 0.0
+        values["seal"] = seal({key: item for key, item in values.items() if key != "seal"})
+        assert not verify(Certificate.from_json(values)).holds, values["id"]
+
+
+def test_a_result_is_strict_json_written_whole(name: str, tmp_path) -> None:
+    path = tmp_path / "deep" / "result.json"
+    export(result(name), path)
+    export(result(name), path)
+    assert json.loads(path.read_text()) == json.loads(exported(name)) and list(path.parent.iterdir()) == [path]
+    assert set(json.loads(path.read_text())) >= {"demo", "config", "environment", "certificates"}
+
+
+@pytest.mark.parametrize("layer", LAYER_CHECKS)
+def test_trained_weights_are_in_the_witness(layer: str) -> None:
+    witness = by_id("reversible", layer).witness
+    assert np.abs(witness["f_into"]).max() > 0 and witness["f_into"].shape[-1] == 20
+
+
+def test_margins_break_when_the_trained_layer_is_not_the_one_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a wrong constant the radius is either broken from inside or not tight."""
+    from demos.tropical import checks
+
+    right = checks.radii
+    for factor in (1.5, 0.5):
+        monkeypatch.setattr(checks, "radii", lambda *a, f=factor: (*right(*a)[:2], f * right(*a)[2]))
+        broken = remade(by_id("tropical", "margin"))
+        assert not broken.holds and broken.value > 0
+
+
+def test_input_margin_breaks_when_the_slope_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from demos.tropical import checks
+
+    right = checks.slopes
+    monkeypatch.setattr(checks, "slopes", lambda *a: right(*a) / 20)
+    assert not remade(by_id("tropical", "input_margin")).holds
+
+
+BREAKS = {
+    ("tropical", "factorisation"): lambda w: {"roots": w["roots"] + 1e-6},
+    ("tropical", "kleene_star"): lambda w: {"star": w["star"] + 1e-6},
+    ("tropical", "hilbert_metric"): lambda w: {"x": w["x"] * 1e12},
+    ("tropical", "constant"): lambda w: {"x": w["x"][::-1]},
+    ("tropical", "semiring"): lambda w: {"a": w["a"] * 1e12 + 0.1},
+    ("reversible", "exact"): lambda w: {"recovered": w["recovered"] + (np.arange(2) == 0)},
+    ("reversible", "gradient"): lambda w: {"claimed": w["claimed"] * (1 + 1e-6)},
+    ("reversible", "cayley"): lambda w: {"matrix": w["matrix"] + 1e-9},
+    ("reversible", "memory"): lambda w: {"rebuilt": w["stored"]},
+    ("reversible", "ledger"): lambda w: {"bits": w["bits"] - 1},
+    ("reversible", "inverse"): lambda w: {"rounds": 40, "f_out": w["f_out"] * 1e6},
+    ("reversible", "symplectic"): lambda w: {"q": w["q"] * 1e-3},
+    ("reversible", "kepler_return"): lambda w: {"q": w["q"] * 1e-3},
+}
+
+
+@pytest.mark.parametrize(("name", "check"), BREAKS)
+def test_a_damaged_witness_does_not_hold(name: str, check: str) -> None:
+    certificate = by_id(name, check)
+    broken = remade(certificate, **BREAKS[name, check](dict(certificate.witness)))
+    assert not broken.holds and not verify(broken).holds
+
+
+def test_a_layer_that_is_no_coupling_loses_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The determinant is measured on the map itself: a stack that shrinks shows."""
+    from demos.reversible import checks
+
+    certificate = by_id("reversible", "log_det")
+    right = checks.forward
+    monkeypatch.setattr(checks, "forward", lambda stack, *pair: tuple(0.999 * part for part in right(stack, *pair)))
+    assert not remade(certificate).holds and not verify(certificate).holds
+
+
+@pytest.mark.parametrize("id", ["tropical.nothing", "unknown.margin", "tropical", "ordinal.rank", "tropical.__init__"])
+def test_an_id_without_a_check_is_refused(id: str) -> None:
+    with pytest.raises((ValueError, ImportError), match="certificate id|demos.ordinal"):
+        check(id)
+
+
+def test_a_certificate_without_its_fields_is_refused() -> None:
+    with pytest.raises(ValueError, match="got no value, tolerance, holds, witness, seal"):
+        Certificate.from_json({"id": "tropical.margin", "statement": ""})
+
+
+def test_verification_needs_no_jax(tmp_path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(exported("reversible"))
+    code = (
+        "import json, sys; from demos.certificate import verify_document; "
+        f"v = verify_document(json.load(open({str(path)!r}))); "
+        "assert all(x.holds for x in v.values()), v; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
