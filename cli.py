@@ -393,10 +393,13 @@ def render_certificates(out: Console, certificates: list[dict[str, Any]]) -> Non
     """What was certified, the number that was computed for it, and the largest for which it holds."""
     from rich.text import Text
 
-    rows = table("certificate", "statement", "value", "tolerance", "")
+    rows = table("certificate", "statement", "value, limit", "")
+    one = len({item["id"].partition(".")[0] for item in certificates}) == 1
     for item in certificates:
+        name = item["id"].partition(".")[2] if one else item["id"]
         mark = Text("holds", "green") if item["holds"] else Text("BROKEN", "bold red")
-        rows.add_row(item["id"], Text(item["statement"]), f"{item['value']:.3g}", f"{item['tolerance']:.3g}", mark)
+        numbers = Text(f"{item['value']:.1e}\n{item['tolerance']:.0e}", justify="right")
+        rows.add_row(name.replace("_", " "), Text(item["statement"]), numbers, mark)
     out.print(rows)
 
 
