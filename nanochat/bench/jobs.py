@@ -153,5 +153,7 @@ def thinned(curve: list[list[float]], points: int = CURVE_POINTS) -> list[list[f
 
 def _drop_checkpoints(directory: Path) -> None:
     """Weights of finished suite runs are not kept: a suite makes hundreds of them and reads none."""
-    for path in directory.rglob("*.pt"):
+    from nanochat.checkpoint import LATEST
+
+    for path in (*directory.rglob("*.pt"), *directory.rglob(LATEST)):
         path.unlink()
