@@ -83,3 +83,7 @@ class Mixer(Layer):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: Any = None) -> Tensor:
         """(B, N, C) to (B, N, C); with a cache the N tokens continue the sequence that it holds."""
         raise NotImplementedError(f"{type(self).__name__} does not mix")
+
+    def diagnose(self) -> dict[str, float]:
+        """Numbers about the passes since it was last asked, which a run records beside each held-out evaluation."""
+        return {}

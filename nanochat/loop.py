@@ -22,6 +22,7 @@ from nanochat.distributed import World, group
 from nanochat.evaluate import Score, evaluate
 from nanochat.flops import ledger
 from nanochat.gpt import GPT
+from nanochat.initialise import Mixer
 from nanochat.options import steps_of
 from nanochat.precision import Precision, machine, random_state, resolve, set_random_state
 from nanochat.record import RunRecord, config_hash, environment, finite, peak_memory
@@ -266,9 +267,15 @@ class Loop:
         if not self.val_curve or self.val_curve[-1][0] < self.done:  # a run killed after its last evaluation has it
             self.val_curve.append((self.done, score.bits_per_byte))
             if self.record is not None:
-                self.record.metric(step=self.done - 1, val_bpb=finite_or_none(score.bits_per_byte))
+                bpb = finite_or_none(score.bits_per_byte)
+                self.record.metric(step=self.done - 1, val_bpb=bpb, **self._diagnoses())
         self.view.evaluated(self.done, score.bits_per_byte)
         return score
+
+    def _diagnoses(self) -> dict[str, float | None]:
+        """What the mixers have to say about the evaluation just made, by module."""
+        said = ((name, mixer.diagnose()) for name, mixer in self.model.named_modules() if isinstance(mixer, Mixer))
+        return {f"{name}.{what}": finite_or_none(value) for name, found in said for what, value in found.items()}
 
     def _result(self, score: Score | None) -> TrainResult:
         train = self.config.train

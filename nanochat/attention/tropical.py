@@ -28,6 +28,7 @@ class TropicalKnobs:
         "how positions enter where --position is rope: tropical translations (relative) or rotary pairs (ablation)",
         choices=("translation", "rotary"),
     )
+    record_margins: bool = option(False, "record the margins of held-out tokens beside each evaluation")
 
     def __post_init__(self) -> None:
         if faults := common_faults(self):
@@ -203,6 +204,8 @@ class Tropical(HeadMixer):
         self.score = knobs.score
         self.rotary = knobs.position == "rotary"
         self._table = translations(config.kv_heads, config.sequence_len, config.head_dim)
+        self.record_margins = knobs.record_margins
+        self._margins: list[Tensor] = []
 
     def table(self, length: int, like: Tensor) -> Tensor:
         """Translations of at least ``length`` positions; grows when a sequence outgrows it, moves with the model."""
@@ -215,6 +218,9 @@ class Tropical(HeadMixer):
         return self._table
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.record_margins and not self.training:
+            found = margins(q, k, v, self.score).token.flatten()
+            self._margins.append(found[found.isfinite()])  # the first token has one candidate and no runner-up
         return gauge(operators.attention(q, k, v, self.score))
 
     def forward(
@@ -227,6 +233,16 @@ class Tropical(HeadMixer):
             q, k = translate(q, k, self.score, self.table(k.shape[2], k))
         y = self.attend(q, k, v)
         return self.out(y.transpose(1, 2).reshape(x.shape))
+
+    def diagnose(self) -> dict[str, float]:
+        """Margins per token and head: first decile, median, and the median radius when one input drives q, k and v."""
+        found = torch.cat(self._margins).double().sort().values if self._margins else torch.empty(0)
+        self._margins = []
+        if not len(found):
+            return {}
+        tenth, middle = (found[int(share * (len(found) - 1))].item() for share in (0.1, 0.5))
+        radius = middle / (2 * LIPSCHITZ[self.score]["all"])
+        return {"margin_p10": tenth, "margin_p50": middle, "radius_p50": radius}
 
 
 def maslov_limit() -> float:

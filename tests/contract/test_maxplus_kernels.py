@@ -150,3 +150,24 @@ def test_matmul_broadcasts_batches():
     c = operators.matmul(a, b)
     for i, j in itertools.product(range(2), range(5)):
         assert torch.equal(c[i, j], naive.matmul(a[i, 0][None], b[j][None])[0])
+
+
+def test_margins_of_held_out_tokens_are_recorded_on_request():
+    """The numbers that a run writes beside each evaluation are those of the margins themselves."""
+    from nanochat.attention import build
+    from nanochat.attention.tropical import TropicalKnobs, margins
+
+    mixer = build(
+        "tropical", n_embd=16, n_head=2, position="none", knobs={"tropical": TropicalKnobs(record_margins=True)}
+    )
+    x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+    mixer(x, None)
+    assert mixer.diagnose() == {}, "training passes are not recorded"
+    mixer.eval()
+    with torch.no_grad():
+        mixer(x, None)
+        expected = margins(*mixer.project(x, None), "hilbert").token[..., 1:].flatten().double().sort().values
+    recorded = mixer.diagnose()
+    assert recorded["margin_p50"] == expected[int(0.5 * (len(expected) - 1))].item()
+    assert recorded["radius_p50"] == recorded["margin_p50"] / 10
+    assert mixer.diagnose() == {}, "asking empties the record"
