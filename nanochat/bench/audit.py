@@ -12,7 +12,7 @@ from nanochat.bench.suite import SuitePlan
 BUDGET_TOLERANCE = 0.005
 """Operations used over the budget may differ from 1 by this much."""
 
-LEDGER_TOLERANCE = 0.03
+LEDGER_TOLERANCE = 0.02
 """Operations counted while training over those of the ledger may differ from 1 by this much."""
 
 BUSY = 0.95

@@ -47,6 +47,8 @@ STYLE: Any = {
 
 LONGEST = 22
 
+MOST_TICKS = 6
+
 POINTS = 50
 """Of a learning curve: each is the mean over a fiftieth of the run, since single batches are noise."""
 
@@ -177,7 +179,8 @@ def learning_rates(verdicts: Verdicts) -> str:
                 )
         tried = sorted({centre * 2.0**point for arm in verdicts.arms for point in arm.tuned.scores[0]})
         axes.set_xscale("log", base=2)
-        axes.set_xticks(tried, [f"{rate:.2g}" for rate in tried])
+        shown = tried[:: 1 if len(tried) <= MOST_TICKS else 2]
+        axes.set_xticks(shown, [f"{rate:.2g}" for rate in shown])
         axes.minorticks_off()
         axes.set_xlabel("peak learning rate")
         axes.set_ylabel("held-out bits per byte")

@@ -163,7 +163,7 @@ def tuning_table(verdicts: Verdicts) -> str:
 
 def audit_table(verdicts: Verdicts) -> str:
     """What was checked after the fact."""
-    headings = ("arm", "result", "runs", "steps", "budget off by", "ledger off by", "core seconds per run", "faults")
+    headings = ("arm", "result", "runs", "steps", "budget off by", "ledger off by", "seconds per run", "faults")
 
     def cells(arm: ArmVerdict) -> list[str]:
         return [
