@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from demos.registry import DEMOS
@@ -61,7 +61,8 @@ class Certificate:
         if not isinstance(values["witness"], Mapping):
             raise ValueError(f"certificate {values['id']!r}: got a witness that is no object")
         witness = {key: unpack(value) for key, value in values["witness"].items()}
-        return cls(**{name: values[name] for name in need} | {"witness": witness})
+        fields: dict[str, Any] = {name: values[name] for name in need} | {"witness": witness}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def certify(id: str, statement: str, tolerance: float, **witness: Any) -> Certif
         witness=witness,
         seal="",
     )
-    return Certificate(**_fields(unsealed) | {"seal": seal(_body(unsealed))})
+    return replace(unsealed, seal=seal(_body(unsealed)))
 
 
 def verify(certificate: Certificate) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,12 +136,12 @@ def _bar(length: float) -> str:
     return "█" * full + ("" if eighths == 0 else " ▏▎▍▌▋▊▉"[eighths])
 
 
-def regions(labels: np.ndarray, glyphs: Sequence[str], boundary: str = " ") -> str:
+def regions(labels: np.ndarray, glyphs: str, boundary: str = " ") -> str:
     """A map of integer regions, row 0 at the bottom: each region's glyph, ``boundary`` where two regions meet."""
     padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
     edge = (padded[1:, :-1] != labels) | (padded[:-1, 1:] != labels)
     rows = [
-        "".join(boundary if border else glyphs[label] for label, border in zip(line, borders, strict=True))
+        "".join(boundary if border else glyphs[int(label)] for label, border in zip(line, borders, strict=True))
         for line, borders in zip(labels, edge, strict=True)
     ]
     return "\n".join(row.rstrip() for row in reversed(rows))

@@ -22,7 +22,8 @@ def stack_of(weights: dict[str, np.ndarray]) -> Stack:
     if sorted(weights) != sorted(need) or len({len(leaf) for leaf in weights.values()}) != 1:
         raise ValueError(f"stack: got {', '.join(sorted(weights))}, need {', '.join(need)} of equal length")
     layers = len(weights["f_bias"])
-    return [tuple(tuple(weights[f"{stream}_{name}"][i] for name in NAMES) for stream in "fg") for i in range(layers)]
+    f, g = ([tuple(weights[f"{stream}_{name}"][i] for name in NAMES) for i in range(layers)] for stream in "fg")
+    return list(zip(f, g, strict=True))
 
 
 def half(weights: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ def log_det(state: np.ndarray, **weights: np.ndarray) -> float:
     worst = 0.0
     for layer in stack:
         pairs = [forward([layer], *pair) for pair in pairs]
-        jacobian = np.stack([np.concatenate(pair, -1).imag / tiny for pair in pairs], -1)
+        jacobian = np.stack([np.imag(np.concatenate(pair, -1)) / tiny for pair in pairs], -1)
         worst = max(worst, float(np.abs(np.linalg.slogdet(jacobian)[1]).max()))
     return worst
 

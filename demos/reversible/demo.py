@@ -16,6 +16,7 @@ from demos import terminal
 from demos.certificate import Certificate, certify
 from demos.result import Act, DemoConfig, Plot, Result, Table, Text
 from demos.reversible import ledger, maths, memory
+from demos.reversible.limits import PRECISIONS, float_inverse, short_orbit
 from demos.reversible.model import (
     FLOW_TIME,
     Residual,
@@ -417,7 +418,7 @@ def show_limits(random: np.random.Generator, models: Trained) -> tuple[Act, dict
         for name in memory.METHODS
     }
     drift = {name: float_inverse(random, models.rebuilt, kind) for name, kind in PRECISIONS.items()}
-    frog, runge = short_orbit()
+    frog, runge = short_orbit(ECCENTRICITY, STEPS_PER_ORBIT)
     rows = [(f"gradient through {depth} layers, {name}", f"{value:.3g} ms") for name, value in lasting.items()]
     rows += [(f"20 passes undone in {name}, error", number(value)) for name, value in drift.items()]
     rows += [
@@ -439,52 +440,6 @@ def show_limits(random: np.random.Generator, models: Trained) -> tuple[Act, dict
         "runge_kutta_error": runge,
     }
     return Act("limits", "What reversibility costs", parts), numbers
-
-
-PRECISIONS = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def float_inverse(random: np.random.Generator, free: Weights, kind: Any, passes: int = 20) -> float:
-    """Largest error after so many passes forth and back in a floating-point format."""
-    layers = jax.tree.map(lambda leaf: jnp.asarray(leaf, kind), couplings(free))
-    state = jnp.asarray(draw(random, 64), kind)
-
-    @jax.jit
-    def there_and_back(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def forth(_: int, pair: Any) -> Any:
-            return maths.stored_stack(half, half, layers, *pair)
-
-        def back(_: int, pair: Any) -> Any:
-            return maths.inverse_stack(half, half, layers, *pair)
-
-        return jax.lax.fori_loop(0, passes, back, jax.lax.fori_loop(0, passes, forth, (first, second)))
-
-    returned = jnp.concatenate(there_and_back(state[:, :1], state[:, 1:]), -1)
-    return float(jnp.abs((returned - state).astype(jnp.float64)).max())
-
-
-def short_orbit() -> tuple[float, float]:
-    """Distance from the start after one period, by the leapfrog and by the classical method of order four."""
-
-    def runge_kutta(force: Any, state: Any, step: float) -> Any:
-        def slope(q: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return p, force(q)
-
-        q, p = state
-        a = slope(q, p)
-        b = slope(q + step / 2 * a[0], p + step / 2 * a[1])
-        c = slope(q + step / 2 * b[0], p + step / 2 * b[1])
-        d = slope(q + step * c[0], p + step * c[1])
-        return tuple(x + step / 6 * (i + 2 * j + 2 * k + m) for x, i, j, k, m in zip((q, p), a, b, c, d, strict=True))
-
-    start = maths.kepler_start(ECCENTRICITY)
-    run = jax.jit(maths.rollout, static_argnums=(0, 1, 4))
-    ends = [
-        run(method, maths.kepler_force, start, 2 * np.pi / STEPS_PER_ORBIT, STEPS_PER_ORBIT)[0][-1]
-        for method in (maths.leapfrog, runge_kutta)
-    ]
-    frog, runge = (float(jnp.linalg.norm(end - start[0])) for end in ends)
-    return frog, runge
 
 
 def closing(numbers: dict[str, float]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ HIDDEN = 20  # of each half: 3 H weights
 CONTROL_HIDDEN = 24  # of a residual layer: 5 H weights, so that 2 * 3 * 20 = 5 * 24
 RATE = 5e-3
 FLOW_TIME = 0.5
-Weights = dict[str, Any]
+Weights = Any  # a pytree of arrays
 Backward = Literal["rebuilt", "stored"]
 
 
@@ -60,11 +60,11 @@ def couplings(free: Weights) -> tuple[Weights, Weights]:
     return woven[0] | {"tilt": tilts[0]}, woven[1] | {"tilt": tilts[1]}
 
 
-def flow(free: Weights, state: Float[Array, "B 2"], backward: Backward = "rebuilt") -> Float[Array, "B 2"]:
+def flow(free: Weights, state: Float[Array, "B 2"] | np.ndarray, backward: Backward = "rebuilt") -> Float[Array, "B 2"]:
     """The stack on states (q, p); ``backward`` says whether activations are rebuilt or stored for the gradient."""
-    run = maths.stack if backward == "rebuilt" else maths.stored_stack
-    pair = run(half, half, couplings(free), state[..., :1], state[..., 1:])
-    return jnp.concatenate(pair, -1)
+    run = cast("Callable[..., tuple[Array, Array]]", maths.stack if backward == "rebuilt" else maths.stored_stack)
+    first, second = run(half, half, couplings(free), state[..., :1], state[..., 1:])
+    return jnp.concatenate([first, second], -1)
 
 
 class Residual(nn.Module):

@@ -135,10 +135,11 @@ def margin(x: np.ndarray, q: np.ndarray, key: np.ndarray, value: np.ndarray, bia
     winner, rival, radius = radii(q, keys, values, score)
     wrong = 0
     for m, c in np.argwhere(radius > VACUOUS):
-        inside, outside = radius[m, c] * INSIDE, radius[m, c] * OUTSIDE
-        others = [j for j in range(keys.shape[1]) if j != winner[m, c]]
-        broken = any(flipped(q, keys[m], values[m], winner[m, c], j, c, inside, score) for j in others)
-        survived = not flipped(q, keys[m], values[m], winner[m, c], rival[m, c], c, outside, score)
+        inside, outside = float(radius[m, c] * INSIDE), float(radius[m, c] * OUTSIDE)
+        best, strongest = int(winner[m, c]), int(rival[m, c])
+        others = [j for j in range(keys.shape[1]) if j != best]
+        broken = any(flipped(q, keys[m], values[m], best, j, c, inside, score) for j in others)
+        survived = not flipped(q, keys[m], values[m], best, strongest, c, outside, score)
         wrong += broken + survived
     return float(wrong)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from demos.certificate import Certificate, certify
 from demos.result import Act, DemoConfig, Plot, Result, Table, Text
 from demos.runtime import seconds, session
 from demos.tropical import checks, maths, polynomial
-from demos.tropical.model import RANGE, TASKS, Step, Weights, answers, draw, initial, shortest_paths, train
+from demos.tropical.model import RANGE, TASKS, Weights, answer, answers, draw, initial, shortest_paths, train
 from demos.tropical.routes import kleene_star, nearest_graph, route
 from demos.words import against, number
 
@@ -253,7 +254,7 @@ def single(arm: Arm, index: int) -> Weights:
     return jax.tree.map(lambda leaf: leaf[index], arm.weights)
 
 
-def witness(weights: Weights) -> dict[str, np.ndarray]:
+def witness(weights: Weights) -> dict[str, Any]:
     """The trained layer as the checks take it."""
     inner = weights["params"]
     return {
@@ -271,7 +272,7 @@ def show_learning(
     tropical, softmax = arms
     final = tropical.losses[: size.models, -20:].mean(-1)
     best = int(final.argmin())
-    layer = witness(single(tropical, best)) | {"score": tropical.score}
+    layer: dict[str, Any] = witness(single(tropical, best)) | {"score": tropical.score}
     x = draw(random, size.certified, TRAINED_ON)
     certificates = trained_certificates(layer, x)
     graph = on_graphs(random, size, arms)
@@ -311,7 +312,7 @@ def show_learning(
     return Act("learning", "A relaxation step, and certificates of what was learned", parts), certificates, numbers
 
 
-def trained_certificates(layer: dict, x: np.ndarray) -> list[Certificate]:
+def trained_certificates(layer: dict[str, Any], x: np.ndarray) -> list[Certificate]:
     """Margins and limits of the best trained layer, with its weights as the witness."""
     return [
         certify(
@@ -396,7 +397,7 @@ def show_limits(random: np.random.Generator, arms: tuple[Arm, Arm]) -> tuple[Act
     reach, lasting = [], []
     q, k, v = random.normal(0, 1, (3, 512, 16))
     for arm in arms:
-        slopes = jax.jit(jax.vmap(jax.grad(partial(Step(arm.score).apply, single(arm, -1)))))(sequences)
+        slopes = jax.jit(jax.vmap(jax.grad(partial(answer, arm.score, single(arm, -1)))))(sequences)
         reach.append(float((jnp.abs(slopes).sum(-1) > 0).sum(-1).mean()))
         attend = softmax_attention if arm.score == SOFTMAX else partial(maths.tropical_attention, score=arm.score)
         lasting.append(1e3 * seconds(jax.jit(attend), q, k, v))

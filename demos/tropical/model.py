@@ -23,7 +23,7 @@ from demos.tropical import maths
 CHANNELS = 8
 RANGE = 3.0  # d and w are uniform on [0, RANGE]
 RATE = 0.1  # best of 0.01, 0.03, 0.1 for all three scores on both tasks
-Weights = dict[str, Any]
+Weights = Any  # a pytree of arrays
 
 
 class Step(nn.Module):
@@ -53,6 +53,11 @@ TASKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relax": lambda x: x.sum(-1).min(-1),  # min_j (d_j + w_j)
     "average": lambda x: x.sum(-1).mean(-1),  # mean_j (d_j + w_j), what softmax attention is made for
 }
+
+
+def answer(score: str, weights: Weights, x: Float[Array, "N F"]) -> Float[Array, ""]:
+    """What one model says about one sequence."""
+    return jnp.asarray(Step(score).apply(weights, x))
 
 
 def draw(random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -87,12 +92,11 @@ def train(
     Returns:
         The trained weights and the loss of every step.
     """
-    model = Step(score)
+    say = partial(answer, score)
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, data.shape[1]))
 
     def loss(single: Weights, x: Array, y: Array) -> Array:
-        answer = jax.vmap(model.apply, (None, 0))(single, x)
-        return jnp.mean((answer - y) ** 2)
+        return jnp.mean((jax.vmap(say, (None, 0))(single, x) - y) ** 2)
 
     def step(state: tuple[Weights, Any], batch: tuple[Array, Array]) -> tuple[tuple[Weights, Any], Array]:
         single, moments = state
@@ -110,7 +114,7 @@ def train(
 @partial(jax.jit, static_argnames="score")
 def answers(weights: Weights, x: Float[Array, "B N F"], *, score: str) -> Float[Array, "M B"]:
     """What each of M models says about each sequence."""
-    return jax.vmap(jax.vmap(Step(score).apply, (None, 0)), (0, None))(weights, x)
+    return jax.vmap(jax.vmap(partial(answer, score), (None, 0)), (0, None))(weights, x)
 
 
 @partial(jax.jit, static_argnames=("score", "rounds"))
@@ -128,16 +132,15 @@ def shortest_paths(
     Returns:
         Distances, and each node's predecessor: the token on which its answer depends most (largest gradient).
     """
-    model = Step(score)
+    say = partial(answer, score)
     nodes = lengths.shape[0]
 
     def incoming(distance: Array) -> Array:
         return jnp.stack([jnp.broadcast_to(distance, lengths.shape), lengths], -1)
 
     def relax(distance: Array, _: None) -> tuple[Array, None]:
-        answer = jax.vmap(model.apply, (None, 0))(weights, incoming(distance))
-        return answer.at[source].set(0.0), None
+        return jax.vmap(say, (None, 0))(weights, incoming(distance)).at[source].set(0.0), None
 
     distance, _ = jax.lax.scan(relax, jnp.full(nodes, RANGE).at[source].set(0.0), None, length=rounds)
-    slopes = jax.vmap(jax.grad(model.apply, argnums=1), (None, 0))(weights, incoming(distance))
+    slopes = jax.vmap(jax.grad(say, argnums=1), (None, 0))(weights, incoming(distance))
     return distance, jnp.argmax(jnp.abs(slopes).sum(-1), -1)

@@ -36,7 +36,7 @@ def newton_polygon(coefficients: np.ndarray) -> np.ndarray:
     """
     hull: list[int] = []
     for i in np.flatnonzero(np.isfinite(coefficients)):
-        while len(hull) > 1 and _below(coefficients, hull[-2], hull[-1], i):
+        while len(hull) > 1 and _below(coefficients, hull[-2], hull[-1], int(i)):
             hull.pop()
         hull.append(int(i))
     return np.array(hull)

@@ -1,0 +1,111 @@
+"""The demos as they are run: four acts that fit a terminal, options that change what they say, figures on request."""
+
+import functools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demos import registry
+from demos.result import DemoConfig, Plot, Result, Table, Text
+
+
+@functools.cache
+def result(name: str, seed: int = 0, iterations: int = 20, option: str = "", value: bool | str = "") -> Result:
+    options = {option: value} if option else {}
+    config = DemoConfig(name=name, quick=True, seed=seed, max_iterations=iterations, options=options)
+    return registry.get(name).load()(config)
+
+
+@pytest.fixture(params=registry.ready())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp()))
+
+
+def test_four_acts_in_order(name: str) -> None:
+    assert [act.name for act in result(name).acts] == ["object", "laws", "learning", "limits"]
+    assert all(act.parts for act in result(name).acts)
+
+
+def test_pictures_and_tables_fit_eighty_columns(name: str) -> None:
+    for act in result(name).acts:
+        for part in act.parts:
+            if isinstance(part, Plot):
+                assert max(len(line) for line in part.text.splitlines()) <= 80, part.title
+            elif isinstance(part, Table):
+                assert all(len(row) == len(part.columns) for row in part.rows), part.title
+            else:
+                assert isinstance(part, Text) and part.text
+
+
+def test_the_closing_sentences_quote_the_numbers(name: str) -> None:
+    first, second = result(name).closing
+    assert first.endswith(".") and second.endswith(".")
+    assert all(np.isfinite(value) for value in result(name).numbers.values())
+    assert result(name, iterations=40).closing != result(name).closing
+
+
+def test_nothing_is_printed(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    result.__wrapped__(name)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_seed_changes_the_numbers_and_repeats_them(name: str) -> None:
+    again = result.__wrapped__(name)
+    assert {item.id: item.seal for item in again.certificates if "memory" not in item.id} == {
+        item.id: item.seal for item in result(name).certificates if "memory" not in item.id
+    }
+    assert result(name, seed=1).numbers != result(name).numbers
+
+
+def test_score_changes_the_layer() -> None:
+    other = result("tropical", option="score", value="maxplus")
+    assert other.holds and "maxplus" in other.closing[0]
+    assert "3 times" in next(item.statement for item in other.certificates if item.id == "tropical.constant")
+
+
+def test_cayley_mixing_is_learned_and_certified() -> None:
+    other = result("reversible", option="rev_cayley", value=True)
+    assert other.holds and other.numbers["reversible_parameters"] == 725
+    assert "reversible.lifting" in {item.id for item in other.certificates}
+
+
+def test_figures_are_saved_for_every_named_plot(name: str, tmp_path: Path) -> None:
+    from demos.plots import save
+
+    paths = save(result(name), tmp_path / "figures")
+    assert len(paths) == len(result(name).plots()) >= 3
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in paths)
+    with pytest.raises(ValueError, match="figure format: got 'bmp', need png or svg"):
+        save(result(name), tmp_path, "bmp")
+
+
+@pytest.mark.slow
+def test_debug_runs_with_nan_checks() -> None:
+    import jax
+
+    registry.get("reversible").load()(DemoConfig(name="reversible", quick=True, max_iterations=2, debug=True))
+    assert not jax.config.jax_debug_nans and not jax.config.jax_enable_x64
+
+
+def test_debug_stops_at_the_first_nan() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from demos.runtime import session
+
+    with session(DemoConfig(name="tropical", debug=True, cache=False)), pytest.raises(FloatingPointError):
+        jax.jit(lambda x: jnp.log(x))(jnp.array(-1.0)).block_until_ready()
+
+
+@pytest.mark.slow
+def test_quick_takes_less_than_twenty_seconds(name: str) -> None:
+    start = time.perf_counter()
+    found = registry.get(name).load()(DemoConfig(name=name, quick=True, cache=False))
+    assert found.holds and time.perf_counter() - start < 20
