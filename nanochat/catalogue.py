@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -31,7 +32,7 @@ def describe(record: Record) -> dict[str, Any]:
         elif item.name == "reduces_to" and value is not None:
             entry["reduces_to"] = value.statement
         elif item.name == "requires":
-            entry["requires"] = [need.sentence for need in value]
+            entry["requires"] = [re.sub(r"\{config\.(\w+)\}", r"<\1>", need.sentence) for need in value]
         elif item.name == "claims":
             entry["claims"] = list(value)
     flags = {knob.name: knob.metadata["flag"] or f"{record.name}-{knob.name}" for knob in fields(record.knobs)}

@@ -191,7 +191,7 @@ def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"got {word!r}, need options only; see --help"
     name = word.partition("=")[0]
-    close = difflib.get_close_matches(name, [item.flag for item in options()], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, [item.flag for item in options()], n=1, cutoff=0.7)
     return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
 
 
