@@ -255,8 +255,10 @@ def bench_fixed_flops(
     """Compare arms at equal operations on real text: paired seeds, equal tuning, audited budgets, a verdict per arm."""
     from nanochat.config import SuiteConfig
 
-    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    suite = SuiteConfig(**{key: value for key, value in chosen.items() if value not in (None, ())})
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value not in (None, [])}
+    if "arms" in chosen:
+        chosen["arms"] = tuple(chosen["arms"])
+    suite = SuiteConfig(**chosen)
     from nanochat.bench.suite import prepare
 
     prepare(suite)  # a faulty design is refused at once: what follows imports more

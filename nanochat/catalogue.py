@@ -25,16 +25,13 @@ def mechanisms() -> dict[str, list[Record]]:
 def describe(record: Record) -> dict[str, Any]:
     """A registry entry as plain values; functions and classes are left out."""
     entry: dict[str, Any] = {"name": record.name, "title": record.title, "source": record.source}
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if item.name in ("page", "twin", "no_twin", "learning_rate"):
-            entry[item.name] = value
-        elif item.name == "reduces_to" and value is not None:
-            entry["reduces_to"] = value.statement
-        elif item.name == "requires":
-            entry["requires"] = [re.sub(r"\{config\.(\w+)\}", r"<\1>", need.sentence) for need in value]
-        elif item.name == "claims":
-            entry["claims"] = list(value)
+    values: dict[str, Any] = {item.name: getattr(record, item.name) for item in fields(record)}
+    entry |= {name: values[name] for name in ("page", "twin", "no_twin", "learning_rate") if name in values}
+    if values.get("reduces_to") is not None:
+        entry["reduces_to"] = values["reduces_to"].statement
+    if "requires" in values:
+        entry["requires"] = [need.sentence for need in values["requires"]]
+        entry["claims"] = list(values["claims"])
     flags = {knob.name: knob.metadata["flag"] or f"{record.name}-{knob.name}" for knob in fields(record.knobs)}
     options = {f"--{flags[knob.name].replace('_', '-')}": knob.metadata["help"] for knob in fields(record.knobs)}
     return entry | {"options": options}
