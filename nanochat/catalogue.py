@@ -30,7 +30,7 @@ def describe(record: Record) -> dict[str, Any]:
     if values.get("reduces_to") is not None:
         entry["reduces_to"] = values["reduces_to"].statement
     if "requires" in values:
-        entry["requires"] = [need.sentence for need in values["requires"]]
+        entry["requires"] = [re.sub(r"\{config\.(\w+)\}", r"<\1>", need.sentence) for need in values["requires"]]
         entry["claims"] = list(values["claims"])
     flags = {knob.name: knob.metadata["flag"] or f"{record.name}-{knob.name}" for knob in fields(record.knobs)}
     options = {f"--{flags[knob.name].replace('_', '-')}": knob.metadata["help"] for knob in fields(record.knobs)}
