@@ -88,6 +88,7 @@ def test_info_gathers_everything_of_one_name(mgr: Mgr) -> None:
     assert document["demo"]["papers"] and document["demo"]["theorem"]
     assert document["attention_type"]["source"].startswith("arXiv:")
     assert "--tropical-score" in document["attention_type"]["options"]
+    assert not any("{" in sentence for sentence in document["attention_type"]["requires"])
     assert mgr("info", "muon").returncode == 0
 
 
