@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -91,6 +92,7 @@ class Loop:
         self.read_every = 1 if listens or precision.torch_device.type == "cpu" else READ_EVERY
         self.done = 0
         self.counted = 0.0
+        self.spot_check = random.Random(config.train.seed).randrange(1, max(2, self.total))
         self.elapsed = 0.0
         self.cpu = 0.0
         self.losses: list[float] = []
@@ -175,6 +177,8 @@ class Loop:
         )
         if self.done == 0:
             outcome = self._first_step(inputs, targets)
+        elif self.done == self.spot_check and self.counted:
+            outcome = self._counted_step(inputs, targets)
         else:
             outcome = self.take(inputs, targets)
         self._unread.append((self.done, outcome))
@@ -199,6 +203,7 @@ class Loop:
 
     def _counted_step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """A step like any other, outside ``torch.compile``, whose operations are counted as they are executed."""
+        before = self.step.executed
         chosen, self.step.forward = self.step.forward, self.eager
         try:
             with Counter() as counter:
@@ -209,7 +214,7 @@ class Loop:
         batch = self.config.train.batch_size
         costs = ledger(self.config.model)
         share = costs.step_flops(batch) / costs.step_flops(batch // self.world.size)
-        self.counted = counter.operations.total * share / self.step.executed
+        self.counted = max(self.counted, counter.operations.total * share / (self.step.executed - before))
         return outcome
 
     def _asked_to_stop(self) -> bool:

@@ -58,7 +58,7 @@ class Preset:
 
 PRESETS = dict(
     smoke=Preset(3e9, 2, 1, verdict=False),
-    quick=Preset(1.5e11, 8, 2),
+    quick=Preset(1e11, 8, 2),
     standard=Preset(1e12, 8, 2),
 )
 

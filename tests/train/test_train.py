@@ -106,10 +106,14 @@ def test_steps_taken_in_secret_are_counted(tmp_path):
     assert cheat.steps == 16 and cheat.flops_used == pytest.approx(honest.flops_used * 16 / 12)
 
 
-def test_extra_work_inside_every_step_shows_in_the_audit(tmp_path):
+@pytest.mark.parametrize("honest_steps", [0, 1])
+def test_extra_work_inside_steps_shows_in_the_audit(tmp_path, honest_steps):
+    """Also when the first step, which is always counted, is honest: another one is counted unannounced."""
+
     def heavy(step):
         def take(inputs, targets):
-            step.forward(inputs, targets)
+            if step.executed >= honest_steps:
+                step.forward(inputs, targets)
             return step(inputs, targets)
 
         return take
