@@ -38,6 +38,27 @@ def repeat_heads(x: Float[Tensor, "B K T D"], groups: int) -> Float[Tensor, "B H
     return x[:, :, None].expand(batch, heads, groups, length, dim).reshape(batch, heads * groups, length, dim)
 
 
+def causal_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """(N, S) booleans: the N queries are the last N of S positions; each sees itself and ``window`` - 1 before it."""
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    mask = key <= query
+    return mask & (key > query - window) if window else mask
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+    """Causal softmax attention through ``scaled_dot_product_attention``, the N queries being the last of S positions.
+
+    The mask is implicit wherever the kernel allows it. ``window``: see :func:`causal_mask`.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    if window == 0 and queries == keys:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    mask = None if queries == 1 and (window == 0 or window >= keys) else causal_mask(queries, keys, window, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
 class KeyValueCache:
     """Keys and values of one layer, in buffers allocated once and filled by slice.
 

@@ -80,19 +80,10 @@ MIXERS.register(
 )
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nanochat.attention.heads import HeadMixer, repeat_heads
-
-
-def causal_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
-    """(N, S) booleans: the N queries are the last N of S positions; each sees itself and ``window`` - 1 before it."""
-    query = torch.arange(keys - queries, keys, device=device)[:, None]
-    key = torch.arange(keys, device=device)[None, :]
-    mask = key <= query
-    return mask & (key > query - window) if window else mask
+from nanochat.attention.heads import HeadMixer, causal_mask, repeat_heads, softmax_attention
 
 
 def naive(
@@ -104,16 +95,6 @@ def naive(
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     mask = causal_mask(q.shape[2], k.shape[2], window, q.device)
     return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
-
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
-    """The same through ``scaled_dot_product_attention``; the mask is implicit wherever the kernel allows it."""
-    queries, keys = q.shape[2], k.shape[2]
-    grouped = q.shape[1] != k.shape[1]
-    if window == 0 and queries == keys:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    mask = None if queries == 1 and (window == 0 or window >= keys) else causal_mask(queries, keys, window, q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
 @cache
