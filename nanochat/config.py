@@ -223,7 +223,11 @@ class TrainConfig:
     device: str = option("auto", "`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: str = option("auto", "precision of matrix products", choices=("auto", "float32", "bfloat16"))
     compile: bool | None = option(None, "torch.compile the model; chosen by measurement if not given")
-    threads: int | None = option(None, "CPU threads of this process; all cores if not given", unit="threads")
+    threads: int | None = option(
+        None,
+        "CPU threads of this process; all cores if not given, one where a step is too small to share",
+        unit="threads",
+    )
     val_interval: int = option(250, "held-out evaluation every so many steps; 0 only at the end", unit="steps")
     checkpoint_interval: int = option(250, "checkpoint every so many steps; 0 only at the end", unit="steps")
     artifacts_dir: str = option("artifacts", "root of everything that runs write")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.utils.cpp_extension import get_cxx_compiler
 
 from nanochat.config import EnvironmentFault, RunConfig
+from nanochat.flops import ledger
 
-COMPILE_PAYS_AFTER = 2000
-"""Steps of a GPU run from which the half minute of compiling is won back."""
+BF16_PAYS_FROM = 256
+"""Model width from which bf16 products pay on a CPU that has them: 1.7 times the speed of fp32 at 256, 1.0 at 128."""
+
+COMPILE_PAYS_FROM = {"cpu": 5e13, "cuda": 1e15}
+"""Operations of a run from which the half minute of compiling is won back many times. Measured on the CPU: 1.2 times
+the eager speed in fp32, 1.4 to 1.5 in bf16, at about 1e11 operations per second. On a GPU this is an assumption."""
+
+SHARED_FROM = 3e8
+"""Operations of a step from which CPU threads share it: at 1.2e8, two threads take 1.25 times as long as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +58,40 @@ class Precision:
 
 
 def resolve(config: RunConfig, steps: int, local_rank: int = 0) -> Precision:
-    """What `auto` means on this machine.
+    """What `auto` means on this machine, by measurement (``markdown_documentation/LOG.md``, 2026-11-23).
 
-    On a CPU `auto` is eager fp32: the bits then depend on nothing but the thread count, and the models that a CPU
-    trains are too small to win the compile time back. On a GPU that computes in bf16 it is bf16, compiled when the run
-    is long.
+    Everything that is chosen here is a function of the configuration, the machine and the length of the run, so that a
+    resumed run computes as it began.
 
     Raises:
         EnvironmentFault: the device or its bf16 is not there.
     """
     train = config.train
     device = _device(train.device, local_rank)
-    gpu = device.type == "cuda"
     dtype, reason = train.dtype, "as asked"
     if dtype == "auto":
-        dtype = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
-        reason = "auto: bf16 on a GPU that has it, fp32 on a CPU"
-    compiled = train.compile if train.compile is not None else gpu and steps >= COMPILE_PAYS_AFTER
-    return Precision(str(device), dtype, compiled, train.threads or torch.get_num_threads(), reason)
+        narrow = config.model.n_embd < BF16_PAYS_FROM
+        pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16() and not narrow
+        dtype = "bfloat16" if pays else "float32"
+        reason = f"auto: {dtype} pays on this {device.type} at {config.model.n_embd} channels"
+    step = ledger(config.model).step_flops(train.batch_size)
+    compiled = train.compile
+    if compiled is None:
+        compiled = step * steps >= COMPILE_PAYS_FROM[device.type] and _can_compile(device)
+        reason += f"; {'compiled' if compiled else 'eager'}: {step * steps:.2g} operations in all"
+    threads = train.threads or (torch.get_num_threads() if step >= SHARED_FROM else 1)
+    return Precision(str(device), dtype, compiled, threads, reason)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware; elsewhere it is emulated and slower than fp32."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Inductor writes C++ for a CPU and needs a compiler; on a GPU it brings its own."""
+    return device.type == "cuda" or shutil.which(get_cxx_compiler()) is not None
 
 
 def _device(name: str, local_rank: int) -> torch.device:
