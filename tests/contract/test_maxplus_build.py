@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanochat.kernels import native
 from nanochat.kernels.maxplus import cpu, naive, operators
+
+KERNEL = cpu.KERNEL
 
 TINY = 'extern "C" int answer() { return 42; }\n'
 
@@ -20,24 +23,24 @@ TINY = 'extern "C" int answer() { return 42; }\n'
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """A build folder of its own, and a module that remembers nothing, before and after."""
-    monkeypatch.setattr(cpu.cpp_extension, "get_default_build_root", lambda: str(tmp_path / "extensions"))
-    cpu.reason.cache_clear()
+    monkeypatch.setattr(native.cpp_extension, "get_default_build_root", lambda: str(tmp_path / "extensions"))
+    KERNEL.forget()
     yield tmp_path
-    cpu.reason.cache_clear()
+    KERNEL.forget()
 
 
 @pytest.fixture
 def tiny(fresh, monkeypatch) -> Path:
     """A source that compiles in no time."""
-    if shutil.which(cpu.cpp_extension.get_cxx_compiler()) is None:
+    if shutil.which(native.cpp_extension.get_cxx_compiler()) is None:
         pytest.skip("no compiler")
-    monkeypatch.setattr(cpu, "SOURCE", fresh / "tiny.cpp")
-    cpu.SOURCE.write_text(TINY)
-    return cpu.library()
+    monkeypatch.setattr(KERNEL, "source", fresh / "tiny.cpp")
+    KERNEL.source.write_text(TINY)
+    return KERNEL.library()
 
 
 def test_without_a_compiler_the_tiles_take_over_and_it_is_said_once(fresh, monkeypatch, caplog):
-    monkeypatch.setattr(cpu.cpp_extension, "get_cxx_compiler", lambda: "no-such-compiler")
+    monkeypatch.setattr(native.cpp_extension, "get_cxx_compiler", lambda: "no-such-compiler")
     q, k, v = (torch.randn(1, 2, 9, 4, dtype=torch.float64) for _ in range(3))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -49,8 +52,8 @@ def test_without_a_compiler_the_tiles_take_over_and_it_is_said_once(fresh, monke
 
 
 def test_a_source_that_does_not_compile_gives_the_compilers_words(fresh, monkeypatch):
-    monkeypatch.setattr(cpu, "SOURCE", fresh / "broken.cpp")
-    cpu.SOURCE.write_text("int broken( {\n")
+    monkeypatch.setattr(KERNEL, "source", fresh / "broken.cpp")
+    KERNEL.source.write_text("int broken( {\n")
     assert "error" in cpu.reason() or "no such" in cpu.reason().lower()
     assert not list(fresh.rglob("*.so"))
 
@@ -61,17 +64,17 @@ def test_a_folder_that_cannot_be_made_is_a_reason(fresh, monkeypatch):
 
 
 def test_a_compiler_that_hangs_is_given_up(fresh, monkeypatch):
-    monkeypatch.setattr(cpu, "command", lambda target: ["sleep", "30"])
-    monkeypatch.setattr(cpu, "BUILD_SECONDS", 0.1)
+    monkeypatch.setattr(KERNEL, "command", lambda target: ["sleep", "30"])
+    monkeypatch.setattr(KERNEL, "seconds", 0.1)
     with pytest.raises(cpu.KernelUnavailable, match=r"more than 0.1 s"):
-        cpu.build(fresh / "x" / "maxplus.so")
+        KERNEL.build(fresh / "x" / "maxplus.so")
 
 
 def test_parallel_builders_compile_once(tiny, monkeypatch):
     calls: list[list[str]] = []
-    run = cpu._compile
-    monkeypatch.setattr(cpu, "_compile", lambda arguments: (calls.append(arguments), run(arguments)))
-    builders = [threading.Thread(target=cpu.build, args=(tiny,)) for _ in range(4)]
+    run = KERNEL.compile
+    monkeypatch.setattr(KERNEL, "compile", lambda arguments: (calls.append(arguments), run(arguments)))
+    builders = [threading.Thread(target=KERNEL.build, args=(tiny,)) for _ in range(4)]
     for builder in builders:
         builder.start()
     for builder in builders:
@@ -92,24 +95,24 @@ def test_a_killed_builder_blocks_nobody(tiny):
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         holder.kill()
-    cpu.build(tiny)
+    KERNEL.build(tiny)
     assert tiny.stat().st_size > len("half") and not tiny.with_suffix(".part").exists()
 
 
 def test_the_name_changes_with_what_the_binary_depends_on(fresh, monkeypatch):
-    names = {cpu.library()}
-    for attribute, value in (("_processor", lambda: "lesser"), ("SOURCE", fresh / "other.cpp")):
+    names = {KERNEL.library()}
+    for attribute, value in (("processor", lambda: "lesser"), ("source", fresh / "other.cpp")):
         with monkeypatch.context() as change:
             (fresh / "other.cpp").write_text(TINY)
-            change.setattr(cpu, attribute, value)
-            names.add(cpu.library())
+            change.setattr(KERNEL, attribute, value)
+            names.add(KERNEL.library())
     assert len(names) == 3
 
 
 def test_nothing_is_built_at_import(tmp_path):
     code = (
         "import nanochat.attention.tropical as t, nanochat.kernels.maxplus.cpu as c\n"
-        "print(t.Tropical.__name__, c.reason.cache_info().currsize)"
+        "print(t.Tropical.__name__, c.KERNEL.tried)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["Tropical", "0"]
+    assert done.stdout.split() == ["Tropical", "False"]
