@@ -1,0 +1,1 @@
+"""P-adic digits and prefix kernels: ``maths.py`` is the executable definition."""
