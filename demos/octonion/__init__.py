@@ -1,0 +1,1 @@
+"""Quaternions and octonions: ``maths.py`` is the executable definition."""

@@ -1,0 +1,40 @@
+"""Scalar operations of ``fast`` in the units of ``nanochat.counter``, per number of the algebra. No torch."""
+
+from __future__ import annotations
+
+from nanochat.registry import Operations
+
+
+def multiply(n: int) -> Operations:
+    """A product: per component one multiplication and n - 1 fused multiply-adds. Its backward is two of them."""
+    return Operations(elementwise=n * (2 * n - 1))
+
+
+def unit_backward(n: int) -> Operations:
+    """The norm again (square, sum, epsilon, root, multiply), multiply and sum, addcmul, multiply."""
+    return Operations(elementwise=8 * n + 2)
+
+
+def coordinates_width(n: int) -> int:
+    """Coordinates of a map x -> (x conj(k)) v: 1 + n (n - 1) / 2."""
+    return 1 + n * (n - 1) // 2
+
+
+def coordinates(n: int) -> Operations:
+    """The inner product, and a product and a multiply-add for each plane."""
+    return Operations(elementwise=2 * n + 3 * (coordinates_width(n) - 1))
+
+
+def coordinates_backward(n: int) -> Operations:
+    """Two products with the scalar coordinate; per plane two products, sums and multiply-adds; per row two adds."""
+    return Operations(elementwise=2 * n + 8 * (coordinates_width(n) - 1) + 2 * (n - 1))
+
+
+def apply(n: int) -> Operations:
+    """Coordinates to matrices in one product with a constant, then a matrix times a number."""
+    return Operations(matmul=2 * n * n * coordinates_width(n)) + multiply(n)
+
+
+def apply_backward(n: int) -> Operations:
+    """The matrices again, the transposed one applied, the outer product and its coordinates."""
+    return Operations(matmul=4 * n * n * coordinates_width(n), elementwise=n * n) + multiply(n)
