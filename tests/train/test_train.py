@@ -184,6 +184,7 @@ def test_bf16_comes_close_to_fp32(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # inductor imports what PyTorch itself has deprecated
 def test_a_compiled_run_takes_the_same_steps(tmp_path):
     eager = run(config_in(tmp_path, run_id="eager"))
     compiled = run(config_in(tmp_path, run_id="compiled", compile=True))
