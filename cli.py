@@ -227,6 +227,19 @@ def config_show(context: typer.Context, as_json: AsJson = False) -> int:
 
 
 @app.command()
+def certify(name: Name, run: Path, as_json: AsJson = False) -> int:
+    """Check the event log of the finished run in folder RUN, whose schedule is NAME, against the losses it recorded."""
+    from nanochat.schedule import certify as examined
+
+    document = examined(name, run)
+    if as_json:
+        emit(document)
+    else:
+        typer.echo("\n".join(document["lines"]))
+    return 0 if document["holds"] else FOUND_A_FAILURE
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> int:
     """What this machine offers, and what to do about what is missing."""
     from dataclasses import asdict

@@ -152,7 +152,7 @@ class Loop:
         self.view.start(self.total, self.done, train.batch_size * self.config.model.sequence_len)
         try:
             self._start_clock()
-            while self.done < self.total and not self.fault:
+            while self.done < self.total and not self.fault and not self.schedule.finished:
                 self._advance()
                 at_end = self.done == self.total
                 asked = not at_end and self._asked_to_stop()
@@ -160,6 +160,7 @@ class Loop:
                 keep = asked or at_end or _due(self.done, train.checkpoint_interval)
                 if len(self._unread) >= self.read_every or validate or keep:
                     self._read()
+                keep = keep or self.schedule.finished
                 if not self.fault and (validate or keep):
                     self._pause(validate, keep)
                 if asked and not self.fault:
@@ -239,6 +240,8 @@ class Loop:
                 self.fault = f"{what} is {loss if what == 'loss' else norm} at step {step}"
                 break
             self.schedule.observe(loss)
+            if self.schedule.restarted:
+                self.optimizer.state.clear()
             self.view.step(step, loss)
         self._unread.clear()
         self._start_clock()
@@ -352,5 +355,8 @@ def train(
             "nats": result.document_nats.tolist(),
         }
         record.write("eval_documents.json", scores)
+        log = schedule.document(config.optim.scheduler_type, loop.schedule)
+        if log:
+            record.write(schedule.LOG, log, indent=None)
         record.finish({"run_id": record.directory.name, **result.summary(), "precision": precision.record()})
     return result

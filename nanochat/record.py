@@ -1,8 +1,8 @@
 """The single writer of ``artifacts/``: one folder per run, strict JSON, every file complete or absent.
 
 A run is ``<artifacts-dir>/<kind>/<topic>/<run-id>/`` with ``config.json``, ``env.json``, ``metrics.jsonl`` (appended,
-flushed), ``eval_documents.json``, ``run.md`` and ``summary.json``. The summary is written last, by rename: a folder
-that has one is complete, one that lacks it can be resumed.
+flushed), ``eval_documents.json``, ``schedule.json`` where the schedule keeps a log, ``run.md`` and ``summary.json``.
+The summary is written last, by rename: a folder that has one is complete, one that lacks it can be resumed.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def save_failed(path: Path, size: int, error: OSError) -> EnvironmentFault:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """:func:`write_bytes` of strict JSON."""
-    write_bytes(path, (strict_json(value) + "\n").encode())
+    write_bytes(path, (strict_json(value, indent) + "\n").encode())
 
 
 def environment(directory: Path | None = None) -> dict[str, Any]:
@@ -205,9 +205,9 @@ class RunRecord:
         except OSError as error:
             raise save_failed(self.directory / METRICS, 0, error) from error
 
-    def write(self, name: str, value: Any) -> None:
-        """Write a JSON file of the run."""
-        write_json(self.directory / name, value)
+    def write(self, name: str, value: Any, indent: int | None = 2) -> None:
+        """Write a JSON file of the run; long lists go on one line with ``indent=None``."""
+        write_json(self.directory / name, value, indent)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.md``, then commit the run with ``summary.json``."""

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from nanochat.config import ConfigError, OptimConfig
 from nanochat.registry import unknown
+from nanochat.schedule._certificate import FILE as LOG
+from nanochat.schedule._certificate import certify, document
 from nanochat.schedule.registry import SCHEDULES, Schedule, warmup_of
 
 SCHEDULES.discover(__name__, Path(__file__).parent)
 
-__all__ = ["SCHEDULES", "Schedule", "build", "faults"]
+__all__ = ["LOG", "SCHEDULES", "Schedule", "build", "certify", "document", "faults"]
 
 
 def faults(optim: OptimConfig, total_steps: int | None = None) -> list[str]:
@@ -23,6 +25,10 @@ def faults(optim: OptimConfig, total_steps: int | None = None) -> list[str]:
     found = []
     if optim.scheduler_type not in SCHEDULES:
         found.append(unknown("--scheduler-type", optim.scheduler_type, SCHEDULES.names()))
+    for owner, knobs in optim.knobs.items():
+        if owner in SCHEDULES and not isinstance(knobs, SCHEDULES.get(owner).knobs):
+            need = SCHEDULES.get(owner).knobs.__name__
+            found.append(f"knobs of {owner}: got {type(knobs).__name__}, need {need}")
     if total_steps is not None:
         warmup = warmup_of(optim, total_steps)
         if total_steps < 1:

@@ -26,6 +26,9 @@ class Schedule:
     from 0; ``total_steps`` is the first step that is not taken, where a decaying schedule has reached
     ``final_lr_fraction`` (so that no step is spent at a learning rate of 0).
 
+    A schedule that listens defines :meth:`observe`; its ``restarted`` says that the loss just observed began a restart
+    before which the optimizer is to forget its state.
+
     Args:
         optim: warm-up, decay share and final fraction.
         total_steps: steps of the run.
@@ -38,6 +41,7 @@ class Schedule:
         self.optim = optim
         self.total_steps = total_steps
         self.warmup_steps = warmup_of(optim, total_steps)
+        self.restarted = False
 
     def after_warmup(self, step: int) -> float:
         """The factor at a step >= W."""
@@ -52,7 +56,20 @@ class Schedule:
         return self.after_warmup(min(step, self.total_steps))
 
     def observe(self, loss: float) -> None:
-        """Hear the loss of the step just taken; schedules that only look at the step number ignore it."""
+        """Hear the loss of the step just taken; schedules that only look at the step number ignore it.
+
+        Called once for each step, in order. In a run of several processes the loss is the mean over all of them, the
+        same number everywhere, so that their schedules agree without talking.
+        """
+
+    @property
+    def finished(self) -> bool:
+        """Whether training may end before ``total_steps``."""
+        return False
+
+    def log(self) -> dict[str, Any]:
+        """What was decided and when, for ``schedule.json``; JSON values, empty where there is nothing to tell."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs beyond the configuration; JSON values only."""

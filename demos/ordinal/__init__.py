@@ -1,0 +1,1 @@
+"""Ordinal learning-rate schedules: see ``maths.py`` for the executable definition."""
