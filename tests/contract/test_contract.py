@@ -177,11 +177,10 @@ def test_cached_decoding_equals_the_full_pass(case, chunks):
 def test_grouped_queries_are_whole_heads_with_shared_keys(case, kv_heads):
     small = awake(GPT(case.config(n_kv_head=kv_heads, position="none"))).double()
     large = GPT(case.config(n_kv_head=4, position="none")).double()
-    weights, dim = small.state_dict(), small.config.head_dim
+    weights, wanted = small.state_dict(), large.state_dict()
     for name, weight in weights.items():
-        if name.endswith((".key.weight", ".value.weight")):
-            heads = weight.view(kv_heads, dim, -1).repeat_interleave(4 // kv_heads, 0)
-            weights[name] = heads.reshape(4 * dim, -1)
+        if weight.shape != wanted[name].shape:  # what belongs to key/value heads, head by head
+            weights[name] = weight.unflatten(0, (kv_heads, -1)).repeat_interleave(4 // kv_heads, 0).flatten(0, 1)
     large.load_state_dict(weights)
     with torch.no_grad():
         assert (small(tokens()) - large(tokens())).abs().max() < 1e-10

@@ -1,0 +1,1 @@
+"""Parallel transport by matrix groups: ``maths.py`` is the executable definition."""

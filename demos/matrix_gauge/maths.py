@@ -1,0 +1,80 @@
+"""Parallel transport of channel blocks and the attention that compares what is transported, as pure functions.
+
+Twins of ``nanochat/kernels/scan`` and ``nanochat/attention/gauge.py``. Quaternions are structures of arrays, component
+(real, i, j, k) before lane; one of length 0, which PyTorch takes for the identity, is not allowed here.
+
+Shape letters: H query heads, K key/value heads, T tokens, D channels, L lanes, n blocks of a head.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+SIZE = {"so3": 3, "u1": 2, "so4": 4}
+"""Channels of one block."""
+
+
+def product(a: Float[Array, "*batch 4 L"], b: Float[Array, "*batch 4 L"]) -> Float[Array, "*batch 4 L"]:
+    """Hamilton product, lane by lane."""
+    (a0, a1, a2, a3), (b0, b1, b2, b3) = jnp.moveaxis(a, -2, 0), jnp.moveaxis(b, -2, 0)
+    return jnp.stack(
+        (
+            a0 * b0 - a1 * b1 - a2 * b2 - a3 * b3,
+            a0 * b1 + a1 * b0 + a2 * b3 - a3 * b2,
+            a0 * b2 - a1 * b3 + a2 * b0 + a3 * b1,
+            a0 * b3 + a1 * b2 - a2 * b1 + a3 * b0,
+        ),
+        -2,
+    )
+
+
+def inverse(frame: Float[Array, "*batch c L"]) -> Float[Array, "*batch c L"]:
+    """The conjugate: of a unit quaternion, or of a plane's (cosine, sine)."""
+    return jnp.concatenate((frame[..., :1, :], -frame[..., 1:, :]), -2)
+
+
+def frames(raw: Float[Array, "K T numbers"], group: str) -> Float[Array, "K T c L"]:
+    r""":math:`P_t = g_1 \cdots g_t` by an associative scan; ``raw`` are angles, or quaternions normalised here."""
+    if group == "u1":
+        angles = jnp.cumsum(raw, 1)
+        return jnp.stack((jnp.cos(angles), jnp.sin(angles)), 2)
+    quaternions = raw.reshape(*raw.shape[:2], 4, -1)
+    unit = quaternions / jnp.linalg.norm(quaternions, axis=-2, keepdims=True)
+    return jax.lax.associative_scan(product, unit, axis=1)
+
+
+def turn(
+    frame: Float[Array, "K T c L"], x: Float[Array, "H T D"], group: str, undo: bool = False
+) -> Float[Array, "H T D"]:
+    r"""Each frame acts on the blocks of its heads: :math:`p x \bar p`, :math:`l x \bar r`, or the turn of a plane."""
+    size, n = SIZE[group], frame.shape[-1] // (2 if group == "so4" else 1)
+    acting = jnp.repeat(inverse(frame) if undo else frame, x.shape[0] // frame.shape[0], 0)
+    blocks = x[..., : size * n].reshape(*x.shape[:2], size, n)
+    if group == "u1":
+        (cos, sin), (a, b) = jnp.moveaxis(acting, -2, 0), jnp.moveaxis(blocks, -2, 0)
+        moved = jnp.stack((a * cos - b * sin, a * sin + b * cos), -2)
+    else:
+        left, right = (acting, acting) if group == "so3" else jnp.split(acting, 2, -1)
+        padded = jnp.concatenate((jnp.zeros((*x.shape[:2], 4 - size, n), x.dtype), blocks), -2)
+        moved = product(product(left, padded), inverse(right))[..., 4 - size :, :]
+    return jnp.concatenate((moved.reshape(*x.shape[:2], size * n), x[..., size * n :]), -1)
+
+
+def gauge_attention(
+    q: Float[Array, "H T D"],
+    k: Float[Array, "K T D"],
+    v: Float[Array, "K T D"],
+    raw: Float[Array, "K T numbers"],
+    group: str,
+) -> Float[Array, "H T D"]:
+    r""":math:`y_i = P_i^{-1} \sum_{j \le i} \mathrm{softmax}_j(\langle P_i q_i, P_j k_j\rangle/\sqrt D)\,P_j v_j`."""
+    frame = frames(raw, group)
+    q, k, v = (turn(frame, x, group) for x in (q, k, v))
+    k, v = (jnp.repeat(x, q.shape[0] // k.shape[0], 0) for x in (k, v))
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    mixed = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), -1) @ v
+    return turn(frame, mixed, group, undo=True)
