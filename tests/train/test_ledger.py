@@ -1,6 +1,7 @@
 """The ledger against the counter, the counter against counts made by hand, and both against what they must refuse."""
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -115,10 +116,12 @@ def test_decode_equals_counter(attention):
 
 @pytest.mark.parametrize("attention", attention_types())
 def test_cost_grows_with_length_as_the_formula_says(attention):
-    """Per token the only growth is in pairs: equal steps in T add equal amounts, to counter and ledger alike."""
-    small, middle, large = (ledger(config_of(attention, "adamw", length)).forward for length in (64, 128, 192))
-    assert large.total - middle.total == pytest.approx(middle.total - small.total, rel=0.02)
-    assert large.total > middle.total
+    """A whole sequence grows by tokens and pairs: its growth over equal steps in T grows equally, by 0 in a window."""
+    lengths = (64, 128, 192, 256)
+    totals = [length * ledger(config_of(attention, "adamw", length)).forward.total for length in lengths]
+    growth = [after - before for before, after in pairwise(totals)]
+    assert growth[2] - growth[1] == pytest.approx(growth[1] - growth[0], rel=0.02, abs=1e-9 * totals[0])
+    assert totals[1] / lengths[1] > totals[0] / lengths[0]
 
 
 def test_the_ledger_prints_itself():

@@ -1,0 +1,1 @@
+"""Higher-order attention: ``maths.py`` is the executable definition."""
