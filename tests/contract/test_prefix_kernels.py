@@ -152,15 +152,15 @@ def test_the_count_is_linear_in_length_and_that_of_the_formula():
 
 @pytest.mark.slow  # times sequences of 64k tokens
 def test_time_grows_with_an_exponent_of_at_most_1_15(backend):
-    lengths, medians = [4096, 16384, 65536], []
+    lengths, best = [4096, 16384, 65536], []
     for length in lengths:
-        inputs, _ = drawn((1, 1, 1, length, 16, 2, 8), dtype=torch.float32)
+        inputs, _ = drawn((1, 1, 1, length, 64, 2, 8), dtype=torch.float32)
         seconds = []
-        for _ in range(4):
-            start = time.perf_counter()
+        for _ in range(9):  # the processor's time and the best of several: what else the machine does must not count
+            start = time.process_time()
             operators.ball_sums(*inputs, 2, backend)
-            seconds.append(time.perf_counter() - start)
-        medians.append(statistics.median(seconds[1:]))
-    x, y = ([math.log(value) for value in values] for values in (lengths, medians))
+            seconds.append(time.process_time() - start)
+        best.append(min(seconds))
+    x, y = ([math.log(value) for value in values] for values in (lengths, best))
     exponent = statistics.linear_regression(x, y).slope
-    assert exponent <= 1.15, (exponent, medians)
+    assert exponent <= 1.15, (exponent, best)
