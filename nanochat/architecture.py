@@ -35,7 +35,13 @@ class Plan:
 
 
 def plan(config: GPTConfig) -> Plan:
-    """Resolve ``--attention-type``: a mixer inside residual blocks, or a block stack around its inner mixer."""
+    """Resolve ``--attention-type``: a mixer inside residual blocks, or a block stack around its inner mixer.
+
+    With ``--attention-pattern`` the pattern alone decides: layer l of the residual stack gets mixer l mod its length.
+    ``--attention-type`` then has no say, and must stay at its default or name one of the pattern's mixers.
+    """
+    if config.pattern:
+        return _mixed(config)
     record = mechanism(config.attention_type)
     if config.attention_type in MIXERS:
         return Plan(BLOCKS.get(RESIDUAL), (record,) * config.n_layer)
@@ -43,6 +49,27 @@ def plan(config: GPTConfig) -> Plan:
     if inner not in MIXERS:
         raise ConfigError([unknown(f"--{record.name}-inner", inner, MIXERS.names())])
     return Plan(record, (MIXERS.get(inner),) * config.n_layer)
+
+
+def _mixed(config: GPTConfig) -> Plan:
+    names = config.pattern
+    found = [_no_mixer(name) for name in dict.fromkeys(names) if name not in MIXERS]
+    if config.attention_type not in (GPTConfig().attention_type, *names):
+        found.append(
+            f"--attention-type: got {config.attention_type} beside --attention-pattern {config.attention_pattern}, "
+            "need none, or a mixer of the pattern"
+        )
+    if len(names) > config.n_layer:
+        found.append(f"--attention-pattern: got {len(names)} mixers, need at most --n-layer {config.n_layer}")
+    if found:
+        raise ConfigError(found)
+    return Plan(BLOCKS.get(RESIDUAL), tuple(MIXERS.get(names[layer % len(names)]) for layer in range(config.n_layer)))
+
+
+def _no_mixer(name: str) -> str:
+    if name in attention_types():
+        return f"--attention-pattern: got {name}, a block stack, need mixers only: {', '.join(MIXERS.names())}"
+    return unknown("--attention-pattern", name, MIXERS.names())
 
 
 def knobs_of(config: GPTConfig, record: Mechanism) -> Any:

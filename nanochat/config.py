@@ -94,6 +94,9 @@ class GPTConfig:
     sequence_len: int = option(256, "tokens per training sequence", unit="tokens")
     vocab_size: int = option(1024, "vocabulary of the tokenizer, specials included", unit="tokens")
     attention_type: str = option("standard", "mixer or block stack, see `mgr list`")
+    attention_pattern: str = option(
+        "", "mixers of a mixed model, comma or slash between them, repeated over the layers; leave --attention-type out"
+    )
     optimizer_type: str = option("adamw", "optimizer, see `mgr list`")
     mlp: str = option("relu2", "activation of the feed-forward part", choices=("relu2", "gelu", "swiglu"))
     mlp_ratio: int = option(4, "hidden width of the feed-forward part over the model width")
@@ -112,6 +115,8 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.n_kv_head is None:
             object.__setattr__(self, "n_kv_head", self.n_head)
+        names = (name.strip() for name in self.attention_pattern.replace("/", ",").split(","))
+        object.__setattr__(self, "attention_pattern", ",".join(names))  # one spelling, so one hash
         faults = common_faults(self)
         sizes = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "mlp_ratio")
         _at_least(faults, self, 1, *sizes)
@@ -137,6 +142,11 @@ class GPTConfig:
         if self.n_head % self.kv_heads:
             faults.append(f"--n-kv-head: got {self.kv_heads}, need a divisor of --n-head {self.n_head}")
         return faults
+
+    @property
+    def pattern(self) -> tuple[str, ...]:
+        """The names of ``attention_pattern``; none where it is not set."""
+        return tuple(self.attention_pattern.split(",")) if self.attention_pattern else ()
 
     @property
     def kv_heads(self) -> int:

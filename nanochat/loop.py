@@ -197,7 +197,9 @@ class Loop:
         try:
             outcome = self.take(inputs, targets)
         except NotImplementedError as error:
-            name = f"--attention-type {self.config.model.attention_type} on {self.precision.device}"
+            model = self.config.model
+            chosen = f"-pattern {model.attention_pattern}" if model.pattern else f"-type {model.attention_type}"
+            name = f"--attention{chosen} on {self.precision.device}"
             raise EnvironmentFault(f"{name}: cannot be trained here: {str(error).splitlines()[0]}") from error
         self.view.note(f"operations are not audited in this run: {reason}")
         return outcome

@@ -182,7 +182,7 @@ def _candidates(budget: float, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
 
 
 def _reference(model: GPTConfig) -> GPTConfig:
-    return replace(model, attention_type="standard", optimizer_type="adamw", knobs={})
+    return replace(model, attention_type="standard", attention_pattern="", optimizer_type="adamw", knobs={})
 
 
 def _shape(rung: Rung, fixed: Mapping[str, Any]) -> GPTConfig:

@@ -4,6 +4,7 @@
     standard,position=none           a field of GPTConfig changed
     tropical,score=dot               an option of the mechanism itself
     reversible,inner=tropical,tropical.score=dot
+    standard,attention_pattern=standard/tropical,tropical.score=maxplus    a mixed model; a slash, as commas end fields
     standard,label=again             the same arm under another name, trained on its own (A/A)
 
 Sizes, sequence length, vocabulary, batch and optimizer belong to the suite: all arms share them. No heavy import.
@@ -110,7 +111,8 @@ def parse(text: str) -> Arm:
     for pair in pairs:
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not key or not value:
-            faults.append(f"-a {text}: got {pair!r}, need field=value")
+            hint = " (a pattern has slashes: a/b)" if pair in MIXERS and "attention_pattern" in overrides else ""
+            faults.append(f"-a {text}: got {pair!r}, need field=value{hint}")
         elif key == "label":
             label = value
         else:
