@@ -90,6 +90,10 @@ def faults(config: GPTConfig) -> list[str]:
         built = plan(config)
     except ConfigError as error:
         return found + list(error.faults)
+    for record in dict.fromkeys(built.mixers):
+        if config.logit_scaling != "none" and not record.length_aware:
+            able = ", ".join(mixer.name for mixer in MIXERS if mixer.length_aware)
+            found.append(f"--logit-scaling {config.logit_scaling}: got {record.name}, need one of {able}")
     for record in dict.fromkeys((built.block, *built.mixers)):
         found += [fault for need in record.requires if (fault := need.fault(config))]
     return found

@@ -103,6 +103,11 @@ class GPTConfig:
     position: str = option("rope", "position encoding of head-shaped mixers", choices=("rope", "none"))
     rope_base: float = option(10000.0, "base of the rotary frequencies")
     qk_norm: bool = option(True, "RMS-normalise queries and keys per head")
+    logit_scaling: str = option(
+        "none",
+        "beyond --sequence-len tokens, t of them, scores times log t over log --sequence-len, or as they are",
+        choices=("none", "log"),
+    )
     tie_embeddings: bool = option(False, "share the embedding with the output head")
     logit_softcap: float = option(0.0, "cap logits smoothly at this magnitude; 0 is off")
     ca_init_rule: str | None = option(
@@ -123,6 +128,8 @@ class GPTConfig:
         _at_least(faults, self, 2, "vocab_size")
         _at_least(faults, self, 0, "logit_softcap", "ca_init_seed")
         _positive(faults, self, "rope_base")
+        if self.logit_scaling == "log" and self.sequence_len < 2:
+            faults.append(f"--sequence-len: got {self.sequence_len}, need at least 2 with --logit-scaling log")
         if not 0 <= self.ca_init_alpha <= 1:
             faults.append(f"--ca-init-alpha: got {self.ca_init_alpha:g}, need 0 to 1")
         if min(self.n_head, self.kv_heads, self.n_embd) >= 1:

@@ -143,13 +143,25 @@ def _optimizer(config: GPTConfig) -> tuple[Operations, int]:
     return update + Operations(elementwise=extra), weights
 
 
+def _sharpened(config: GPTConfig, length: int) -> tuple[Operations, Operations]:
+    """``--logit-scaling`` in all layers, per token: one product per channel of the query, log, divide, compare.
+
+    Nothing within the trained length, where the factor is 1 and is not applied.
+    """
+    if config.logit_scaling == "none" or length <= config.sequence_len:
+        return Operations(), Operations()
+    channels = config.n_layer * config.n_embd
+    return Operations(elementwise=channels + 3 * config.n_layer), Operations(elementwise=channels)
+
+
 def _layers(config: GPTConfig, length: int, built: Plan) -> dict[str, tuple[Operations, Operations]]:
     """Forward and backward of what stands once in every layer, summed over layers."""
     depth, again = config.n_layer, built.block.recompute
+    sharper, sharper_back = _sharpened(config, length)
     pairs = {
         "mixer": (
-            _sum(mixer.operations(config, length) for mixer in built.mixers),
-            _sum(mixer.backward(config, length) for mixer in built.mixers),
+            _sum(mixer.operations(config, length) for mixer in built.mixers) + sharper,
+            _sum(mixer.backward(config, length) for mixer in built.mixers) + sharper_back,
         ),
         "mlp": tuple(depth * each for each in _mlp(config)),
         "norm": (norm_forward(config.n_embd, 2 * depth), norm_backward(config.n_embd, 2 * depth)),
@@ -185,7 +197,7 @@ def ledger(config: GPTConfig, length: int | None = None) -> Ledger:
     found["loss"] = (Operations(elementwise=5 * vocabulary + 1), Operations(elementwise=4 * vocabulary))
     optimizer, weights = _optimizer(config)
     per_layer = built.block.decode(config, length) * config.n_layer
-    mixers = _sum(mixer.decode(config, length) for mixer in built.mixers)
+    mixers = _sum(mixer.decode(config, length) for mixer in built.mixers) + _sharpened(config, length + 1)[0]
     rest = _sum(found[name][0] for name in ("embedding", "mlp", "norm", "head"))
     return Ledger(
         length=length,

@@ -116,6 +116,8 @@ class Mechanism(Record):
         state: ``(config, batch, length) -> bytes`` that one layer keeps for decoding, in fp32.
         shapes: ``config -> shapes`` of one layer's parameters, where they are not a mixer's four head projections
             (none, for a block stack).
+        length_aware: whether ``--logit-scaling`` acts on it: its scores are linear in the query, which it takes from
+            ``HeadMixer.forward`` (or from ``HeadMixer.sharpen``, if it has a forward pass of its own).
         requires: constraints; all broken ones are reported together.
         reduces_to: the limit that ties it to something known, tested.
         claims: ids of the capability tasks on which it is judged.
@@ -129,6 +131,7 @@ class Mechanism(Record):
     state: Callable[[GPTConfig, int, int], int]
     recompute: float = 0.0
     shapes: Callable[[GPTConfig], list[tuple[int, ...]]] | None = None
+    length_aware: bool = False
     requires: tuple[Requirement, ...] = ()
     reduces_to: Limit | None = None
     claims: tuple[str, ...] = ()

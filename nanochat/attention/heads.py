@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -28,6 +30,17 @@ def rotate(x: Float[Tensor, "B H T D"], rope: Rope) -> Float[Tensor, "B H T D"]:
     cos, sin = (table.to(x.dtype) for table in rope)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def sharpness(start: int, queries: int, trained: int, like: Tensor) -> Float[Tensor, "N 1"]:
+    r"""Factor of the scores of N queries from position ``start``: :math:`\max(1, \log t / \log T_{train})`.
+
+    t is the number of tokens that a query sees, itself included. A softmax over more keys than in training spreads
+    out; scores that grow with log t hold its sharpness. Source: arXiv:2202.12172.
+    """
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    seen = torch.arange(start + 1, start + queries + 1, device=like.device, dtype=wide)
+    return (seen.log() / math.log(trained)).clamp_min(1)[:, None]
 
 
 def repeat_heads(x: Float[Tensor, "B K T D"], groups: int) -> Float[Tensor, "B H T D"]:
@@ -129,10 +142,18 @@ class HeadMixer(Mixer):
             q, k = rotate(q, rope), rotate(k, rope)
         return q, k, v
 
+    def sharpen(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "B H N D"]:
+        """Queries from position ``start`` on as ``--logit-scaling`` has them; unchanged within the trained length."""
+        trained = self.config.sequence_len
+        if self.config.logit_scaling == "none" or start + q.shape[2] <= trained:
+            return q
+        return (q * sharpness(start, q.shape[2], trained, q)).to(q.dtype)
+
     def forward(
         self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope)
+        q = self.sharpen(q, 0 if cache is None else cache.position)
         if cache is not None:
             k, v = cache.append(k, v)
         y = self.attend(q, k, v)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nanochat.attention._head_operations import causal_keys, head_backward, head_operations
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
-from nanochat.registry import Limit, Mechanism, Operations
+from nanochat.registry import Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -29,6 +29,10 @@ class StandardKnobs:
             faults.append(f"--standard-window: got {self.window}, need at least 0")
         if faults:
             raise ConfigError(faults)
+
+
+def _window(config: GPTConfig) -> int:
+    return config.knobs.get("standard", StandardKnobs()).window
 
 
 def _keys(config: GPTConfig, length: int) -> float:
@@ -71,6 +75,14 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        length_aware=True,
+        requires=(
+            Requirement(
+                lambda config: config.logit_scaling == "none" or not _window(config),
+                "--logit-scaling {config.logit_scaling}: got --standard-window, which sees no more keys in a longer "
+                "sequence, need either",
+            ),
+        ),
         reduces_to=Limit(
             statement="with equal keys, the running mean of the values", check="uniform_limit", tolerance=1e-12
         ),
