@@ -1,0 +1,1 @@
+"""Orders of magnitude that dominate: ``maths.py`` is the executable definition."""
