@@ -15,34 +15,57 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 HEAVY = "\nimport torch"
 """Where the lower half begins: the first unindented line that starts so (a test holds files to it)."""
 
+FUTURE = "from __future__ import annotations"
+
 
 class DeferredLoader(SourceFileLoader):
-    """Runs the upper half on import and the lower half on the first use of a name that the upper half lacks."""
+    """Runs the upper half on import and the lower half on the first use of a name that the upper half lacks.
 
-    def get_code(self, fullname: str) -> CodeType | None:
-        """The whole file, for tools (coverage, ``runpy``) that ask."""
-        return super().get_code(fullname)
+    The code object of a file is that of its upper half with that of the lower half as its last constant, so that
+    Python's own bytecode cache keeps both and discards them when the file changes. Where Python writes no bytecode, the
+    constant is the source of the lower half: compiling what nobody may ask for would cost every start.
+    """
+
+    def source_to_code(self, data: Any, path: Any, *, _optimization: int = -1) -> CodeType:
+        upper, marker, lower = decode_source(data).partition(HEAVY)
+        # Blank lines keep the line numbers of tracebacks, coverage and torch.compile true.
+        future = FUTURE if FUTURE in upper else ""
+        padded = future + "\n" * upper.count("\n") + marker + lower
+        code = compile(upper, path, "exec", dont_inherit=True, optimize=_optimization)
+        body: CodeType | str | None = padded if marker else None
+        if marker and not sys.dont_write_bytecode:
+            body = compile(padded, path, "exec", dont_inherit=True, optimize=_optimization)
+        return code.replace(co_consts=(*code.co_consts, body))
+
+    def get_data(self, path: Any) -> bytes:
+        return super().get_data(_own_cache(path))
+
+    def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
+        super().set_data(_own_cache(path), data, _mode=_mode)
 
     def exec_module(self, module: ModuleType) -> None:
-        source = self.get_source(module.__name__) or ""
-        upper, marker, lower = source.partition(HEAVY)
-        exec(compile(upper, self.path, "exec", dont_inherit=True), module.__dict__)
-        if marker:
-            # Blank lines keep the line numbers of tracebacks, coverage and torch.compile true.
-            padded = "\n" * upper.count("\n") + marker + lower
-            future = "from __future__ import annotations" if "from __future__ import annotations" in upper else ""
-            _defer(module, lambda: compile(future + padded, self.path, "exec", dont_inherit=True))
+        code = self.get_code(module.__name__)
+        assert code is not None
+        exec(code, module.__dict__)
+        if code.co_consts[-1] is not None:
+            _defer(module, code.co_consts[-1], self.path)
 
 
-def _defer(module: ModuleType, body: Callable[[], CodeType]) -> None:
+def _own_cache(path: str) -> str:
+    """Cached halves have a name of their own: an installer's ``compileall`` writes the plain one, of the whole file."""
+    return path.removesuffix(".pyc") + ".halves.pyc" if path.endswith(".pyc") else path
+
+
+def _defer(module: ModuleType, body: CodeType | str, path: str) -> None:
     lock = threading.RLock()
     running = False
 
@@ -54,7 +77,8 @@ def _defer(module: ModuleType, body: Callable[[], CodeType]) -> None:
             if "__getattr__" in module.__dict__ and not running:
                 running = True
                 try:
-                    exec(body(), module.__dict__)
+                    code = compile(body, path, "exec", dont_inherit=True) if isinstance(body, str) else body
+                    exec(code, module.__dict__)
                     del module.__dict__["__getattr__"]
                 finally:
                     running = False
