@@ -35,15 +35,15 @@ class DeferredLoader(SourceFileLoader):
     constant is the source of the lower half: compiling what nobody may ask for would cost every start.
     """
 
-    def source_to_code(self, data: Any, path: Any, *, _optimization: int = -1) -> CodeType:
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
         upper, marker, lower = decode_source(data).partition(HEAVY)
         # Blank lines keep the line numbers of tracebacks, coverage and torch.compile true.
         future = FUTURE if FUTURE in upper else ""
         padded = future + "\n" * upper.count("\n") + marker + lower
-        code = compile(upper, path, "exec", dont_inherit=True, optimize=_optimization)
+        code = compile(upper, path, "exec", dont_inherit=True, optimize=_optimize)
         body: CodeType | str | None = padded if marker else None
         if marker and not sys.dont_write_bytecode:
-            body = compile(padded, path, "exec", dont_inherit=True, optimize=_optimization)
+            body = compile(padded, path, "exec", dont_inherit=True, optimize=_optimize)
         return code.replace(co_consts=(*code.co_consts, body))
 
     def get_data(self, path: Any) -> bytes:
