@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 from typer.exceptions import TyperException
 
+from cli_view import (
+    console,
+    emit,
+    readable,
+    render,
+    render_certificates,
+    render_checks,
+    render_summary,
+    render_verdicts,
+    working,
+)
 from nanochat.tables import table as plain_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from demos.registry import Demo
-    from demos.result import Act, Result
-    from nanochat.doctor import Check
+    from demos.result import Result
 
 FOUND_A_FAILURE, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
 
@@ -202,12 +209,23 @@ def run_all(
     if as_json:
         emit({"schema": "mgr.run-all.v1", "demos": [result.to_json() for result in done], "planned": planned})
     else:
-        rows = table("demo", "certificates", "seconds", "in short")
-        for result in done:
-            rows.add_row(result.config.name, holding(result), f"{result.seconds:.1f}", result.closing[0])
-        console().print(rows)
-        console().print(f"planned: {', '.join(planned)}", markup=False, highlight=False)
+        render_summary(done, planned)
     return 0 if all(result.holds for result in done) else FOUND_A_FAILURE
+
+
+@app.command()
+def verify(file: Path, as_json: AsJson = False) -> int:
+    """Recompute every certificate of FILE, which `mgr run --export-json FILE` wrote, from its witness alone."""
+    from demos.certificate import read, verify_document
+
+    verdicts = verify_document(read(file))
+    holds = all(verdict.holds for verdict in verdicts.values())
+    if as_json:
+        found = [{"id": name, "holds": verdict.holds, "reason": verdict.reason} for name, verdict in verdicts.items()]
+        emit({"schema": "mgr.verify.v1", "file": str(file), "holds": holds, "certificates": found})
+    else:
+        render_verdicts(verdicts)
+    return 0 if holds else FOUND_A_FAILURE
 
 
 @config_app.command(
@@ -343,123 +361,15 @@ def usable(file: Path | None, folder: Path | None) -> None:
         raise ConfigError(faults)
 
 
-def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, 80 columns where there is none."""
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def table(*columns: str, title: str | None = None, right: bool = False) -> Table:
-    """A rich table: the first column stays on one line, the others fold; numbers go right."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        made.add_column(column, no_wrap=index == 0, overflow="fold", justify="right" if right and index else "left")
-    return made
-
-
-def working(what: str) -> Any:
-    """A spinner on the error stream while something long runs; nothing where there is no terminal."""
-    import contextlib
-
-    return console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
-
-
-def readable(value: Any) -> str:
-    """A plain value for a table cell."""
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {readable(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return "\n".join(map(str, value))
-    return "not given" if value is None else str(value)
-
-
-def emit(document: dict[str, Any]) -> int:
-    """Strict JSON on standard output."""
-    typer.echo(json.dumps(document, indent=1, allow_nan=False))
-    return 0
-
-
-def holding(result: Result) -> str:
-    """How many certificates hold."""
-    good = sum(certificate.holds for certificate in result.certificates)
-    return f"{good} of {len(result.certificates)} hold"
-
-
-def render(result: Result, verbose: bool) -> None:
-    """A demo's acts in order, its certificates, and two closing sentences."""
-    from rich.panel import Panel
-    from rich.text import Text
-
-    out = console()
-    for act in result.acts:
-        render_act(out, act, verbose)
-    out.rule("certificates", align="left")
-    render_certificates(out, [certificate.to_json() for certificate in result.certificates])
-    style = "green" if result.holds else "red"
-    foot = f"{holding(result)} · {result.seconds:.1f} s"
-    out.print(Panel(Text("\n".join(result.closing)), title=result.config.name, subtitle=foot, border_style=style))
-
-
-def render_certificates(out: Console, certificates: list[dict[str, Any]]) -> None:
-    """What was certified, the number that was computed for it, and the largest for which it holds."""
-    from rich.text import Text
-
-    rows = table("certificate", "statement", "value, limit", "")
-    one = len({item["id"].partition(".")[0] for item in certificates}) == 1
-    for item in certificates:
-        name = item["id"].partition(".")[2] if one else item["id"]
-        mark = Text("holds", "green") if item["holds"] else Text("BROKEN", "bold red")
-        numbers = Text(f"{item['value']:.1e}\n{item['tolerance']:.0e}", justify="right")
-        rows.add_row(name.replace("_", " "), Text(item["statement"]), numbers, mark)
-    out.print(rows)
-
-
-def render_act(out: Console, act: Act, verbose: bool) -> None:
-    """One act: a heading, then paragraphs, tables and pictures."""
-    from rich.text import Text
-
-    from demos import result as parts
-
-    out.rule(f"{act.name}: {act.title}" if act.name != act.title else act.title, align="left")
-    for part in act.parts:
-        if part.detail and not verbose:
-            continue
-        if isinstance(part, parts.Text):
-            out.print(Text(part.text))
-        elif isinstance(part, parts.Plot):
-            out.print(Text(part.title, "bold"))
-            out.print(Text(part.text, no_wrap=True, overflow="ignore"), crop=False)
-        else:
-            rows = table(*part.columns, title=part.title or None, right=True)
-            for row in part.rows:
-                rows.add_row(*map(Text, row))
-            out.print(rows)
-        out.print()
-
-
-def render_checks(checks: list[Check]) -> None:
-    """The doctor's findings."""
-    from rich.text import Text
-
-    rows = table("check", "", "found", "what to do")
-    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-    for item in checks:
-        rows.add_row(item.name, Text(item.status, style[item.status]), Text(item.found), Text(item.advice))
-    console().print(rows)
-
-
 def input_faults() -> tuple[type[Exception], ...]:
     """What a user can get wrong; looked up only when something was raised, and only where it can come from."""
     from demos.registry import UnknownDemo
     from nanochat.config import ConfigError
     from nanochat.registry import Unknown
 
-    demo = sys.modules.get("demos.result")
-    return (ConfigError, Unknown, UnknownDemo, *([demo.DemoConfigError] if demo else []))
+    known = {"demos.result": "DemoConfigError", "demos.certificate": "Unreadable"}
+    loaded = (getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules)
+    return (ConfigError, Unknown, UnknownDemo, *loaded)
 
 
 def environment_faults() -> tuple[type[Exception], ...]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from demos.registry import DEMOS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 SLACK = 1e-9  # relative: another machine's libm may round the last digits of a recomputed value differently
@@ -74,6 +76,10 @@ class Verdict:
     reason: str
 
 
+class Unreadable(ValueError):
+    """A file that holds no certificates."""
+
+
 def certify(id: str, statement: str, tolerance: float, **witness: Any) -> Certificate:
     """Compute a certificate from its witness by the check that will also verify it.
 
@@ -121,6 +127,23 @@ def verify(certificate: Certificate) -> Verdict:
     if not value <= certificate.tolerance or not certificate.holds:
         return Verdict(False, value, f"does not hold: {value:.3g}, tolerance {certificate.tolerance:.3g}")
     return Verdict(True, value, f"holds: {value:.3g}, tolerance {certificate.tolerance:.3g}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """An exported file. Raises ``Unreadable`` where there is none, or one that is no JSON object with certificates."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}, need a file that mgr run --export-json wrote") from error
+    except ValueError as error:
+        raise Unreadable(f"{path}: no JSON ({error}), need a file that mgr run --export-json wrote") from error
+    if not isinstance(document, dict) or not isinstance(document.get("certificates"), list):
+        raise Unreadable(f"{path}: got no list of certificates, need a file that mgr run --export-json wrote")
+    return document
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"got {constant}")
 
 
 def verify_document(document: Mapping[str, Any]) -> dict[str, Verdict]:

@@ -55,3 +55,18 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def lines(axes: Axes, arrays: Mapping[str, np.ndarray], shared: str, style: str = "-") -> None:
+    """Every other array over the one named ``shared``, in the house colours, with a legend."""
+    series = [(name, values) for name, values in arrays.items() if name != shared]
+    for (name, values), colour in zip(series, COLOURS, strict=False):
+        axes.plot(arrays[shared], values, style, label=name, color=colour)
+    axes.legend(frameon=False)
+
+
+def loss(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Loss by training step, of what :func:`demos.stage.loss_plot` made."""
+    lines(axes, arrays, "steps")
+    axes.set(xscale="log", yscale="log")
+    plain_axes(axes, "training step", "loss")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = "mgr.demo.v1"
+ACTS = ("object", "laws", "learning", "limits")
 
 
 class DemoConfigError(ValueError):
@@ -88,6 +89,10 @@ class DemoConfig:
         resolved = {option.name: self.options.get(option.name, option.default) for option in demo.options}
         object.__setattr__(self, "options", resolved)
 
+    def iterations(self, own: int) -> int:
+        """Training iterations: the demo's own count, or the cap where that is less."""
+        return min(own, self.max_iterations or own)
+
 
 def _fits(option: registry.DemoOption, value: bool | str) -> bool:
     return value in option.choices if option.choices else isinstance(value, bool)
@@ -127,7 +132,7 @@ Part = Text | Table | Plot
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One of the four acts of a demo: object, laws, learning, limits."""
+    """One of the four acts of a demo, named as in ``ACTS``."""
 
     name: str
     title: str

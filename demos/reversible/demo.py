@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from demos import terminal
 from demos.certificate import Certificate, certify
-from demos.result import Act, DemoConfig, Plot, Result, Table, Text
+from demos.result import DemoConfig, Plot, Table, Text
 from demos.reversible import ledger, maths, memory
 from demos.reversible.limits import PRECISIONS, float_inverse, short_orbit
 from demos.reversible.model import (
@@ -32,7 +31,8 @@ from demos.reversible.model import (
     rollout,
     train,
 )
-from demos.runtime import seconds, session
+from demos.runtime import seconds
+from demos.stage import Scene, laws, loss_plot, parameters, staged
 from demos.words import against, number
 
 ECCENTRICITY = 0.5
@@ -67,35 +67,17 @@ class Trained:
     losses: dict[str, np.ndarray]
 
 
-def run(config: DemoConfig) -> Result:
-    """The four acts of the reversible demo.
-
-    Example:
-        >>> run(DemoConfig(name="reversible", quick=True)).holds  # doctest: +SKIP
-        True
-    """
-    start = time.perf_counter()
+def scenes(config: DemoConfig, random: np.random.Generator) -> Iterator[Scene]:
+    """The four acts of the reversible demo."""
     size = QUICK if config.quick else FULL
-    rev_cayley = bool(config.options["rev_cayley"])
-    with session(config):
-        random = np.random.default_rng(config.seed)
-        shown, built = show_object(random, size)
-        laws, checked = show_laws(random)
-        models = learn(random, min(size.steps, config.max_iterations or size.steps), rev_cayley)
-        learning, trained, numbers = show_learning(random, size, models)
-        limits, lost = show_limits(random, models)
-    numbers |= lost
-    return Result(
-        config=config,
-        acts=(shown, laws, learning, limits),
-        certificates=(*built, *checked, *trained),
-        closing=closing(numbers),
-        numbers=numbers,
-        seconds=time.perf_counter() - start,
-    )
+    yield show_object(random, size)
+    yield show_laws(random)
+    models = learn(random, config.iterations(size.steps), bool(config.options["rev_cayley"]))
+    yield show_learning(random, size, models)
+    yield show_limits(random, models)
 
 
-def show_object(random: np.random.Generator, size: Size) -> tuple[Act, list[Certificate]]:
+def show_object(random: np.random.Generator, size: Size) -> Scene:
     """Kepler's orbit by a coupling and by a step that is none, and the ledger of a decaying momentum."""
     step, steps = 2 * np.pi / STEPS_PER_ORBIT, STEPS_PER_ORBIT * size.orbits
     q, p = (np.asarray(part) for part in maths.kepler_start(ECCENTRICITY))
@@ -145,7 +127,7 @@ def show_object(random: np.random.Generator, size: Size) -> tuple[Act, list[Cert
             steps=steps,
         ),
     ]
-    return Act("object", "Maps that can be run backwards", parts), certificates
+    return Scene("Maps that can be run backwards", parts, certificates)
 
 
 def orbits(q: np.ndarray, p: np.ndarray, step: float, steps: int) -> Plot:
@@ -167,7 +149,7 @@ def orbits(q: np.ndarray, p: np.ndarray, step: float, steps: int) -> Plot:
     return Plot(title, text, "orbits", {"leapfrog": frog, "euler": euler})
 
 
-def show_laws(random: np.random.Generator) -> tuple[Act, list[Certificate]]:
+def show_laws(random: np.random.Generator) -> Scene:
     """Cayley, symplectic form, generating function."""
     u, v = random.normal(0, 1, (2, 8))
     states = random.normal(0, 0.2, (4, 16, 2)) + 1.0
@@ -184,14 +166,12 @@ def show_laws(random: np.random.Generator) -> tuple[Act, list[Certificate]]:
         ),
         certify("reversible.symplectic", "the leapfrog preserves the symplectic form", 1e-12, q=q, p=p, step=0.1),
     ]
-    rows = [
-        ("Cayley transform in closed form", f"{certificates[0].value:.1e}", "1e-12"),
-        ("leapfrog is symplectic", f"{certificates[1].value:.1e}", "1e-12"),
-        ("Euler is not (negative control)", f"{euler_defect(q[0], p[0]):.1e}", "> 1e-3"),
-        ("generating function = symplectic Euler", f"{generating_error(q[0], p[0]):.1e}", "1e-12"),
-    ]
-    table = Table(("law", "error", "tolerance"), tuple(rows))
-    return Act("laws", "What must hold, checked in float64", (table,)), certificates
+    table = laws(
+        dict(zip(("Cayley transform in closed form", "leapfrog is symplectic"), certificates, strict=True)),
+        {"generating function = symplectic Euler": (generating_error(q[0], p[0]), 1e-12)},
+        {"Euler is symplectic": (euler_defect(q[0], p[0]), 1e-3)},
+    )
+    return Scene("What must hold, checked in float64", (table,), certificates)
 
 
 def euler_defect(q: np.ndarray, p: np.ndarray) -> float:
@@ -235,9 +215,7 @@ def witness(free: Weights) -> dict[str, np.ndarray]:
     return {key: np.broadcast_to(leaf, (layers, *leaf.shape[1:])).copy() for key, leaf in parts.items()}
 
 
-def show_learning(
-    random: np.random.Generator, size: Size, models: Trained
-) -> tuple[Act, list[Certificate], dict[str, float]]:
+def show_learning(random: np.random.Generator, size: Size, models: Trained) -> Scene:
     """Accuracy, long rollouts, memory by depth, and the certificates of the trained stack."""
     test = draw(random, 256) * 0.8
     truth = pendulum(test)
@@ -249,12 +227,12 @@ def show_learning(
         drift = np.abs(energy(path) - energy(test))
         paths[name] = np.median(drift, axis=1)
         numbers |= {f"{name}_error": error, f"{name}_drift": float(paths[name][-1])}
-        count = sum(leaf.size for leaf in jax.tree.leaves(weights))
-        numbers[f"{name}_parameters"] = float(count)
-        table.append((name, str(count), number(error), number(paths[name][9]), number(paths[name][-1])))
+        numbers[f"{name}_parameters"] = float(parameters(weights))
+        table.append((name, str(parameters(weights)), number(error), number(paths[name][9]), number(paths[name][-1])))
     numbers["loss_difference"] = float(np.abs(models.losses["rebuilt"] - models.losses["stored"]).max())
     depth, taken = memory_table(size)
     numbers |= {"deepest": float(depth[-1])} | {f"{name}_bytes": float(bytes[-1]) for name, bytes in taken.items()}
+    kept = {"reversible": models.losses["rebuilt"], "residual": models.losses["residual"]}
     parts = (
         Text(
             f"The stack learns the pendulum's flow over a time of {FLOW_TIME} and is then applied {size.passes} times. "
@@ -269,10 +247,10 @@ def show_learning(
         ),
         drift_plot(paths),
         memory_plot(depth, taken),
-        loss_plot(models),
+        loss_plot(kept, detail=True),
     )
     certificates = trained_certificates(random, models.rebuilt, depth, taken)
-    return Act("learning", "A pendulum, learned without remembering", parts), certificates, numbers
+    return Scene("A pendulum, learned without remembering", parts, certificates, numbers)
 
 
 def memory_table(size: Size) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -399,17 +377,7 @@ def memory_plot(depth: np.ndarray, taken: dict[str, np.ndarray]) -> Plot:
     )
 
 
-def loss_plot(models: Trained) -> Plot:
-    """Training loss of the stack and of the control."""
-    window = max(1, len(models.losses["stored"]) // 60)
-    kept = {"reversible": models.losses["rebuilt"], "residual": models.losses["residual"]}
-    smooth = {name: loss[: len(loss) // window * window].reshape(-1, window).mean(1) for name, loss in kept.items()}
-    steps = (np.arange(len(smooth["residual"])) + 1) * window
-    text = terminal.chart({name: (steps, y) for name, y in smooth.items()}, xlabel="step", ylabel="loss", logy=True)
-    return Plot("Training loss", text, "loss", {"steps": steps, **smooth}, detail=True)
-
-
-def show_limits(random: np.random.Generator, models: Trained) -> tuple[Act, dict[str, float]]:
+def show_limits(random: np.random.Generator, models: Trained) -> Scene:
     """Time of the rebuilt gradient, inversion in low precision, and accuracy against Runge and Kutta."""
     depth = 64  # among the depths of the memory table, hence compiled already
     first, second = random.normal(0, 1, (2, memory.BATCH, memory.WIDTH))
@@ -439,10 +407,10 @@ def show_limits(random: np.random.Generator, models: Trained) -> tuple[Act, dict
         "leapfrog_error": frog,
         "runge_kutta_error": runge,
     }
-    return Act("limits", "What reversibility costs", parts), numbers
+    return Scene("What reversibility costs", parts, numbers=numbers)
 
 
-def closing(numbers: dict[str, float]) -> tuple[str, str]:
+def closing(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
     """What was seen, from the numbers."""
     n = numbers
     return (
@@ -454,3 +422,6 @@ def closing(numbers: dict[str, float]) -> tuple[str, str]:
         f"passes only to {n['float32_error']:.0e}, and over one orbit the leapfrog errs "
         f"{against(n['leapfrog_error'], n['runge_kutta_error'])} Runge and Kutta.",
     )
+
+
+run = staged(scenes, closing)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from demos.plots import COLOURS, Draw, plain_axes
+from demos.plots import COLOURS, Draw, lines, loss, plain_axes
 
 
 def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -22,31 +22,17 @@ def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 
 def drift(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Energy drift by number of passes."""
-    _lines(axes, arrays, "passes")
+    lines(axes, arrays, "passes")
     axes.set(xscale="log", yscale="log")
     plain_axes(axes, "passes of the learned flow", "median energy drift")
 
 
 def memory(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Working bytes by depth."""
-    _lines(axes, {name: values / (1 if name == "depth" else 1024) for name, values in arrays.items()}, "depth", "o-")
+    lines(axes, {name: values / (1 if name == "depth" else 1024) for name, values in arrays.items()}, "depth", "o-")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     plain_axes(axes, "layers", "working memory of the gradient, KiB")
-
-
-def loss(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
-    """Loss by step."""
-    _lines(axes, arrays, "steps")
-    axes.set(xscale="log", yscale="log")
-    plain_axes(axes, "training step", "mean squared error")
-
-
-def _lines(axes: Axes, arrays: Mapping[str, np.ndarray], shared: str, style: str = "-") -> None:
-    series = [(name, values) for name, values in arrays.items() if name != shared]
-    for (name, values), colour in zip(series, COLOURS, strict=False):
-        axes.plot(arrays[shared], values, style, label=name, color=colour)
-    axes.legend(frameon=False)
 
 
 FIGURES: dict[str, Draw] = {"orbits": orbits, "drift": drift, "memory": memory, "loss": loss}

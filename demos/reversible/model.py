@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jaxtyping import Float
 
 from demos.reversible import maths
+from demos.training import Weights, descend
 
 LAYERS = 6
 HIDDEN = 20  # of each half: 3 H weights
 CONTROL_HIDDEN = 24  # of a residual layer: 5 H weights, so that 2 * 3 * 20 = 5 * 24
 RATE = 5e-3
 FLOW_TIME = 0.5
-Weights = Any  # a pytree of arrays
 Backward = Literal["rebuilt", "stored"]
 
 
@@ -139,17 +138,7 @@ def train(
         data, wanted: states of every step and where the flow takes them.
         model: ``model(weights, states) -> states``.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, data.shape[0]))
-
-    def step(state: tuple[Weights, Any], batch: tuple[Array, Array]) -> tuple[tuple[Weights, Any], Array]:
-        current, moments = state
-        x, y = batch
-        value, gradient = jax.value_and_grad(lambda w: jnp.mean((model(w, x) - y) ** 2))(current)
-        updates, moments = optimizer.update(gradient, moments)
-        return (optax.apply_updates(current, updates), moments), value
-
-    (weights, _), losses = jax.lax.scan(step, (weights, optimizer.init(weights)), (data, wanted))
-    return weights, losses
+    return descend(lambda w, x, y: jnp.mean((model(w, x) - y) ** 2), weights, (data, wanted), RATE)
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,9 @@ import numpy as np
 
 from demos import terminal
 from demos.certificate import Certificate, certify
-from demos.result import Act, DemoConfig, Plot, Result, Table, Text
-from demos.runtime import seconds, session
+from demos.result import DemoConfig, Plot, Table, Text
+from demos.runtime import seconds
+from demos.stage import Scene, laws, loss_plot, parameters, staged
 from demos.tropical import checks, maths, polynomial
 from demos.tropical.model import RANGE, TASKS, Weights, answer, answers, draw, initial, shortest_paths, train
 from demos.tropical.routes import kleene_star, nearest_graph, route
@@ -50,35 +51,18 @@ class Arm:
     errors: dict[str, dict[int, float]]
 
 
-def run(config: DemoConfig) -> Result:
-    """The four acts of the tropical demo.
-
-    Example:
-        >>> run(DemoConfig(name="tropical", quick=True)).holds  # doctest: +SKIP
-        True
-    """
-    start = time.perf_counter()
+def scenes(config: DemoConfig, random: np.random.Generator) -> Iterator[Scene]:
+    """The four acts of the tropical demo."""
     size = QUICK if config.quick else FULL
     score = str(config.options["score"])
-    with session(config):
-        random = np.random.default_rng(config.seed)
-        shown, built = show_object(random, size)
-        laws, checked = show_laws(random, score)
-        arms = learn(random, size, score, config.max_iterations)
-        learning, trained, numbers = show_learning(random, size, arms)
-        limits, lost = show_limits(random, arms)
-    numbers |= lost
-    return Result(
-        config=config,
-        acts=(shown, laws, learning, limits),
-        certificates=(*built, *checked, *trained),
-        closing=closing(score, numbers),
-        numbers=numbers,
-        seconds=time.perf_counter() - start,
-    )
+    yield show_object(random, size)
+    yield show_laws(random, score)
+    arms = learn(random, size, score, config.iterations(size.steps))
+    yield show_learning(random, size, arms)
+    yield show_limits(random, arms)
 
 
-def show_object(random: np.random.Generator, size: Size) -> tuple[Act, list[Certificate]]:
+def show_object(random: np.random.Generator, size: Size) -> Scene:
     """A polynomial with its Newton polygon, a curve in the plane, a Kleene star with a route."""
     degree = 6
     coefficients = -0.35 * (np.arange(degree + 1) - 2.0) ** 2 + random.normal(0, 0.5, degree + 1)
@@ -124,9 +108,7 @@ def show_object(random: np.random.Generator, size: Size) -> tuple[Act, list[Cert
             route=walk,
         ),
     ]
-    return Act(
-        "object", "Max-plus algebra: lines instead of monomials, routes instead of products", parts
-    ), certificates
+    return Scene("Max-plus algebra: lines instead of monomials, routes instead of products", parts, certificates)
 
 
 def routes(random: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,7 +143,7 @@ def power(i: int, j: int) -> str:
     return "".join(factors) or "1"
 
 
-def show_laws(random: np.random.Generator, score: str) -> tuple[Act, list[Certificate]]:
+def show_laws(random: np.random.Generator, score: str) -> Scene:
     """Algebra, metric and constants on random float64 inputs."""
     a, b, c = random.normal(0, 3, (3, 6, 6))
     x, y, z = random.normal(0, 2, (3, 64, 8))
@@ -190,13 +172,9 @@ def show_laws(random: np.random.Generator, score: str) -> tuple[Act, list[Certif
             e=1e-3,
         ),
     ]
-    rows = [
-        (short, f"{item.value:.1e}", f"{item.tolerance:.0e}") for short, item in zip(LAWS, certificates, strict=True)
-    ]
-    rows += [(short, f"{error:.1e}", "1e-12") for short, error in attention_laws(random, score).items()]
-    return Act(
-        "laws", "What must hold, checked in float64", (Table(("law", "error", "tolerance"), tuple(rows)),)
-    ), certificates
+    measured = {name: (error, 1e-12) for name, error in attention_laws(random, score).items()}
+    table = laws(dict(zip(LAWS, certificates, strict=True)), measured, {})
+    return Scene("What must hold, checked in float64", (table,), certificates)
 
 
 LAWS = ("idempotent semiring of matrices", "Hilbert projective metric", "Lipschitz constant attained")
@@ -229,9 +207,8 @@ def attention_laws(random: np.random.Generator, score: str) -> dict[str, float]:
     }
 
 
-def learn(random: np.random.Generator, size: Size, score: str, cap: int | None) -> tuple[Arm, Arm]:
+def learn(random: np.random.Generator, size: Size, score: str, steps: int) -> tuple[Arm, Arm]:
     """Train the tropical step and its softmax control on both tasks, from the same weights on the same data."""
-    steps = min(size.steps, cap or size.steps)
     start = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), initial(random, size.models))
     data = draw(random, size.models, steps, size.batch, TRAINED_ON)
     wanted = np.concatenate([TASKS["relax"](data), TASKS["average"](data)])
@@ -265,9 +242,7 @@ def witness(weights: Weights) -> dict[str, Any]:
     }
 
 
-def show_learning(
-    random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]
-) -> tuple[Act, list[Certificate], dict[str, float]]:
+def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]) -> Scene:
     """The learned relaxation step, what it does on longer inputs and on graphs, and the certificates of its margins."""
     tropical, softmax = arms
     final = tropical.losses[: size.models, -20:].mean(-1)
@@ -282,7 +257,7 @@ def show_learning(
     numbers = {
         "tropical_error": tropical.errors["relax"][TESTED_ON[-1]],
         "softmax_error": softmax.errors["relax"][TESTED_ON[-1]],
-        "parameters": float(sum(leaf[0].size for leaf in jax.tree.leaves(tropical.weights))),
+        "parameters": float(parameters(single(tropical, best))),
         "winners": float((radius > checks.VACUOUS).sum()),
         "violations": certificates[0].value,
         "median_radius": float(np.median(radius)),
@@ -295,13 +270,14 @@ def show_learning(
         (f"distances, {size.nodes} nodes", *(number(error) for error, _ in graph)),
         ("correct predecessors", *(f"{share:.0%}" for _, share in graph)),
     ]
+    losses = {arm.score: np.median(arm.losses[: size.models], axis=0) for arm in arms}
     parts = (
         Text(
             f"One attention step learns the relaxation min_j (d_j + w_j) on {TRAINED_ON} tokens: {size.models} models "
             f"per arm, {numbers['parameters']:.0f} parameters each, same initial weights, same data, same Adam. The "
             "trained step is then applied again and again to a graph, as Bellman and Ford would."
         ),
-        loss_plot(arms, size),
+        loss_plot(losses, "Training loss of the relaxation step"),
         Table(
             ("test", tropical.score, SOFTMAX),
             tuple(rows),
@@ -309,7 +285,7 @@ def show_learning(
         ),
         radius_plot(radius, reach),
     )
-    return Act("learning", "A relaxation step, and certificates of what was learned", parts), certificates, numbers
+    return Scene("A relaxation step, and certificates of what was learned", parts, certificates, numbers)
 
 
 def trained_certificates(layer: dict[str, Any], x: np.ndarray) -> list[Certificate]:
@@ -357,20 +333,6 @@ def on_graphs(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]) ->
     return found
 
 
-def loss_plot(arms: tuple[Arm, Arm], size: Size) -> Plot:
-    """Median training loss of both arms on the relaxation task."""
-    curves = {arm.score: np.median(arm.losses[: size.models], axis=0) for arm in arms}
-    window = max(1, len(curves[SOFTMAX]) // 60)
-    smooth = {
-        name: curve[: len(curve) // window * window].reshape(-1, window).mean(1) for name, curve in curves.items()
-    }
-    steps = (np.arange(len(smooth[SOFTMAX])) + 1) * window
-    text = terminal.chart(
-        {name: (steps, values) for name, values in smooth.items()}, xlabel="step", ylabel="loss", logy=True
-    )
-    return Plot("Training loss of the relaxation step", text, "loss", {"steps": steps, **smooth})
-
-
 def radius_plot(radius: np.ndarray, reach: np.ndarray) -> Plot:
     """Sorted radii of all certified winners."""
     share = np.arange(1, radius.size + 1) / radius.size
@@ -390,7 +352,7 @@ def radius_plot(radius: np.ndarray, reach: np.ndarray) -> Plot:
     )
 
 
-def show_limits(random: np.random.Generator, arms: tuple[Arm, Arm]) -> tuple[Act, dict[str, float]]:
+def show_limits(random: np.random.Generator, arms: tuple[Arm, Arm]) -> Scene:
     """Averaging, how few tokens learn anything, and the time of an attention call."""
     longest = TESTED_ON[-1]
     sequences = draw(random, 64, longest)
@@ -420,7 +382,7 @@ def show_limits(random: np.random.Generator, arms: tuple[Arm, Arm]) -> tuple[Act
         "tropical_ms": lasting[0],
         "softmax_ms": lasting[1],
     }
-    return Act("limits", "Where a maximum loses", parts), numbers
+    return Scene("Where a maximum loses", parts, numbers=numbers)
 
 
 def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -429,11 +391,11 @@ def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(scores.shape, bool)), scores, -jnp.inf)) @ v
 
 
-def closing(score: str, numbers: dict[str, float]) -> tuple[str, str]:
+def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
     """What was seen, from the numbers."""
     n = numbers
     return (
-        f"Trained on {TRAINED_ON} tokens, the {score} layer relaxes {TESTED_ON[-1]} with an error of "
+        f"Trained on {TRAINED_ON} tokens, the {config.options['score']} layer relaxes {TESTED_ON[-1]} with an error of "
         f"{number(n['tropical_error'])}, {against(n['tropical_error'], n['softmax_error'])} softmax attention with the "
         f"same {n['parameters']:.0f} parameters, and {n['violations']:.0f} of its {n['winners']:.0f} winners break "
         "their certified radius.",
@@ -442,3 +404,6 @@ def closing(score: str, numbers: dict[str, float]) -> tuple[str, str]:
         f"{n['tokens_with_gradient']:.1f} of them get a gradient, and an attention call takes "
         f"{n['tropical_ms'] / n['softmax_ms']:.2g} times as long.",
     )
+
+
+run = staged(scenes, closing)

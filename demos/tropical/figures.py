@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from demos.plots import COLOURS, Draw, plain_axes
+from demos.plots import COLOURS, Draw, loss, plain_axes
 
 
 def curve(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -47,25 +47,13 @@ def touching(winners: np.ndarray, least: int = 3) -> list[tuple[int, int]]:
     return [(int(left), int(right)) for (left, right), count in zip(found, counts, strict=True) if count >= least]
 
 
-def loss(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
-    """Loss by step of each arm."""
-    for (name, values), colour in zip(_series(arrays, "steps"), COLOURS, strict=False):
-        axes.loglog(arrays["steps"], values, label=name, color=colour)
-    axes.legend(frameon=False)
-    plain_axes(axes, "training step", "mean squared error")
-
-
 def radius(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Distribution of the certified radii."""
     labels = {"cache": "change of keys and values (exact)", "inputs": "change of the inputs (sound)"}
-    for (name, values), colour in zip(_series(arrays, "share"), COLOURS, strict=False):
-        axes.step(values, arrays["share"], label=labels[name], color=colour)
+    for (name, label), colour in zip(labels.items(), COLOURS, strict=False):
+        axes.step(arrays[name], arrays["share"], label=label, color=colour)
     axes.legend(frameon=False)
     plain_axes(axes, "radius (units of distance)", "share of winners below")
-
-
-def _series(arrays: Mapping[str, np.ndarray], shared: str) -> list[tuple[str, np.ndarray]]:
-    return [(name, values) for name, values in arrays.items() if name != shared]
 
 
 FIGURES: dict[str, Draw] = {"curve": curve, "loss": loss, "radius": radius}

@@ -1,0 +1,155 @@
+"""What `mgr` shows: tables, panels, pictures, JSON. Rich is imported when something is drawn, not before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from demos.certificate import Verdict
+    from demos.result import Act, Result
+    from nanochat.doctor import Check
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, 80 columns where there is none."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def table(*columns: str, title: str | None = None, right: bool = False) -> Table:
+    """A rich table: the first column stays on one line, the others fold; numbers go right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, no_wrap=index == 0, overflow="fold", justify="right" if right and index else "left")
+    return made
+
+
+def working(what: str) -> Any:
+    """A spinner on the error stream while something long runs; nothing where there is no terminal."""
+    return console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
+
+
+def readable(value: Any) -> str:
+    """A plain value for a table cell."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {readable(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "\n".join(map(str, value))
+    return "not given" if value is None else str(value)
+
+
+def emit(document: dict[str, Any]) -> int:
+    """Strict JSON on standard output."""
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+    return 0
+
+
+def holding(result: Result) -> str:
+    """How many certificates hold."""
+    good = sum(certificate.holds for certificate in result.certificates)
+    return f"{good} of {len(result.certificates)} hold"
+
+
+def render(result: Result, verbose: bool) -> None:
+    """A demo's acts in order, its certificates, and two closing sentences."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    out = console()
+    for act in result.acts:
+        render_act(out, act, verbose)
+    out.rule("certificates", align="left")
+    render_certificates(out, [certificate.to_json() for certificate in result.certificates])
+    style = "green" if result.holds else "red"
+    foot = f"{holding(result)} · {result.seconds:.1f} s"
+    out.print(Panel(Text("\n".join(result.closing)), title=result.config.name, subtitle=foot, border_style=style))
+
+
+def render_certificates(out: Console, certificates: list[dict[str, Any]]) -> None:
+    """What was certified, the number that was computed for it, and the largest for which it holds."""
+    from rich.text import Text
+
+    rows = table("certificate", "statement", "value, limit", "")
+    one = len({item["id"].partition(".")[0] for item in certificates}) == 1
+    for item in certificates:
+        name = item["id"].partition(".")[2] if one else item["id"]
+        numbers = Text(f"{item['value']:.1e}\n{item['tolerance']:.0e}", justify="right")
+        rows.add_row(name.replace("_", " "), Text(item["statement"]), numbers, verdict_mark(item["holds"]))
+    out.print(rows)
+
+
+def render_act(out: Console, act: Act, verbose: bool) -> None:
+    """One act: a heading, then paragraphs, tables and pictures."""
+    from rich.text import Text
+
+    from demos import result as parts
+
+    out.rule(f"{act.name}: {act.title}" if act.name != act.title else act.title, align="left")
+    for part in act.parts:
+        if part.detail and not verbose:
+            continue
+        if isinstance(part, parts.Text):
+            out.print(Text(part.text))
+        elif isinstance(part, parts.Plot):
+            out.print(Text(part.title, "bold"))
+            out.print(Text(part.text, no_wrap=True, overflow="ignore"), crop=False)
+        else:
+            rows = table(*part.columns, title=part.title or None, right=True)
+            for row in part.rows:
+                rows.add_row(*map(Text, row))
+            out.print(rows)
+        out.print()
+
+
+def render_summary(results: list[Result], planned: list[str]) -> None:
+    """One line for each demo that ran."""
+    from rich.text import Text
+
+    rows = table("demo", "certificates", "seconds", "in short")
+    for result in results:
+        rows.add_row(result.config.name, holding(result), f"{result.seconds:.1f}", Text(result.closing[0]))
+    console().print(rows)
+    if planned:
+        console().print(f"planned: {', '.join(planned)}", markup=False, highlight=False)
+
+
+def render_verdicts(verdicts: Mapping[str, Verdict]) -> None:
+    """What the recomputation of each certificate found."""
+    from rich.text import Text
+
+    rows = table("certificate", "", "found")
+    for name, verdict in verdicts.items():
+        rows.add_row(name, verdict_mark(verdict.holds), Text(verdict.reason))
+    console().print(rows)
+
+
+def verdict_mark(holds: bool) -> Text:
+    """``holds`` in green or ``BROKEN`` in red."""
+    from rich.text import Text
+
+    return Text("holds", "green") if holds else Text("BROKEN", "bold red")
+
+
+def render_checks(checks: list[Check]) -> None:
+    """The doctor's findings."""
+    from rich.text import Text
+
+    rows = table("check", "", "found", "what to do")
+    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for item in checks:
+        rows.add_row(item.name, Text(item.status, style[item.status]), Text(item.found), Text(item.advice))
+    console().print(rows)
