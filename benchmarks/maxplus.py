@@ -1,19 +1,14 @@
 """Max-plus kernels against causal SDPA, forward and backward, same shapes, interleaved rounds, median over rounds.
 
-Run: ``python benchmarks/maxplus.py [--threads N] [--rounds N] [--json PATH]``. Kernels are built before the clock runs.
+Run: ``python benchmarks/maxplus.py [--threads N] [--rounds N] [--json FILE]``. Kernels are built before the clock runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+import timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,48 +41,37 @@ def contenders() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
 
 
 def measure(length: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds forward and backward of every contender at one length, batch so chosen that B T = ``TOKENS``."""
+    """Milliseconds forward, and forward and backward, of every contender; batch so chosen that B T = ``TOKENS``."""
     generator = torch.Generator().manual_seed(0)
     shape = (TOKENS // length, HEADS, length, DIM)
     q, k, v, gradient = (torch.randn(shape, generator=generator) for _ in range(4))
     for x in (q, k, v):
         x.requires_grad_()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders()}
-    for _ in range(rounds + 1):
-        for name, function in contenders().items():
-            start = time.perf_counter()
-            y = function(q, k, v)
-            middle = time.perf_counter()
-            torch.autograd.grad(y, (q, k, v), gradient)
-            times[name].append((middle - start, time.perf_counter() - middle))
-    return {
-        name: (
-            1e3 * statistics.median(forward for forward, _ in taken[1:]),
-            1e3 * statistics.median(backward for _, backward in taken[1:]),
-        )
-        for name, taken in times.items()
-    }
+
+    def whole(function: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(function(q, k, v), (q, k, v), gradient)
+
+    steps: dict[str, Callable[[], object]] = {}
+    for name, function in contenders().items():
+        steps[f"{name}, forward"] = partial(function, q, k, v)
+        steps[name] = partial(whole, function)
+    laps = {name: 1e3 * timing.seconds(own) for name, own in timing.interleave(steps, rounds).items()}
+    return {name: (laps[f"{name}, forward"], laps[name]) for name in contenders()}
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {options.threads} threads, fp32")
-    print(f"{HEADS} heads, D={DIM}, B*T={TOKENS}, {options.rounds} interleaved rounds")
-    results = {}
-    for length in LENGTHS:
-        results[length] = measure(length, options.rounds)
-        base = sum(results[length][BASE])
-        print(f"\nT={length:<22}{'forward ms':>12}{'backward ms':>13}{'total / SDPA':>14}")
-        for name, (forward, backward) in results[length].items():
-            print(f"{name:<24}{forward:>12.2f}{backward:>13.2f}{(forward + backward) / base:>14.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    options = timing.parser(str(__doc__), rounds=15).parse_args()
+    report = timing.Report("maxplus", options, f"fp32, {HEADS} heads, D={DIM}, B*T={TOKENS}")
+    results = {length: measure(length, options.rounds) for length in LENGTHS}
+    for length, found in results.items():
+        report.say()
+        rows = [
+            [name, f"{forward:.2f}", f"{whole - forward:.2f}", f"{whole / found[BASE][1]:.2f}"]
+            for name, (forward, whole) in found.items()
+        ]
+        report.table([f"T={length}", "forward ms", "backward ms", "total / SDPA"], rows)
+    report.finish({"milliseconds": results})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Run from the repository, alone on the machine::
 
-    python benchmarks/reversible.py [--rounds 7] [--threads 1] [--json FILE]
+    python benchmarks/reversible.py [--rounds 7] [--threads N] [--json FILE]
 
 ``held`` is what the graph keeps between the passes (saved tensors, weights aside), ``peak`` the most that is alive at
 once during a step above weights and their gradients, counted tensor by tensor. Times are medians over rounds in which
@@ -11,14 +11,11 @@ the contenders take turns, relative to the stored form of the same coupling.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
+import timing
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -115,47 +112,39 @@ def memory(names: tuple[str, ...], idx: Tensor) -> dict[str, dict[int, tuple[flo
     return table
 
 
-def times(names: tuple[str, ...], idx: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of forward plus backward, the contenders taking turns."""
-    contenders = {name: build(name, TIMED_DEPTH) for name in names}
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        for name, (model, loss) in contenders.items():
-            model.zero_grad()
-            start = time.perf_counter()
-            loss(idx).backward()
-            if turn:
-                found[name].append((time.perf_counter() - start) * 1000)
-    return found
+def times(names: tuple[str, ...], idx: Tensor, rounds: int) -> dict[str, list[timing.Lap]]:
+    """Laps of forward plus backward."""
+
+    def step(model: GPT, loss: Callable[[Tensor], Tensor]) -> None:
+        model.zero_grad()
+        loss(idx).backward()
+
+    return timing.interleave({name: partial(step, *build(name, TIMED_DEPTH)) for name in names}, rounds)
 
 
 def cell(held: float | None) -> str:
     """A number of the table, or a dash."""
-    return f"{'-':>8}" if held is None else f"{held:8.1f}"
+    return "-" if held is None else f"{held:.1f}"
 
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = timing.parser(str(__doc__), rounds=7).parse_args()
+    about = f"batch {BATCH}, length {LENGTH}, width {WIDTH}, vocabulary {VOCABULARY}, fp32"
+    report = timing.Report("reversible", options, about)
     idx = torch.randint(VOCABULARY, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     table = memory(("residual", "checkpointing", "reversible", "exact"), idx)
-    print(f"batch {BATCH}, length {LENGTH}, width {WIDTH}, vocabulary {VOCABULARY}, fp32, torch {torch.__version__}\n")
-    print("MiB held between the passes | at the peak")
-    print(f"{'layers':14}" + "".join(f"{layers:>16}" for layers in DEPTHS))
-    for name, row in table.items():
-        print(f"{name:14}" + "".join(f"{cell(held)} |{peak:6.0f}" for held, peak in row.values()))
+    report.say()
+    rows = [[name, *(f"{cell(held)}, {peak:.0f}" for held, peak in row.values())] for name, row in table.items()]
+    report.table(["MiB held, at the peak, by layers", *map(str, DEPTHS)], rows)
     found = times(("stored", "reversible", "exact", "residual", "checkpointing"), idx, options.rounds)
-    print(f"\nmilliseconds of forward and backward, {TIMED_DEPTH} layers, {options.threads} thread(s)")
-    for name, values in found.items():
-        ratios = [one / other for one, other in zip(values, found["stored"], strict=True)]
-        print(f"{name:14}{statistics.median(values):8.0f}  {statistics.median(ratios):.2f}x stored")
-    if options.json:
-        options.json.write_text(json.dumps({"memory": table, "milliseconds": found}, indent=1))
+    report.say()
+    rows = [
+        [name, f"{1e3 * timing.seconds(own):.0f}", f"{timing.ratio(own, found['stored']).median:.2f}"]
+        for name, own in found.items()
+    ]
+    report.table([f"forward and backward, {TIMED_DEPTH} layers", "ms", "over stored"], rows)
+    report.finish({"memory": table, "laps": timing.plain(found)})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,14 @@
 """Prefix products, turns and gauge attention against causal SDPA: same shapes, interleaved rounds, medians.
 
-Run: ``python benchmarks/scan.py [--threads N] [--rounds N] [--json PATH]``. Kernels are built before the clock runs.
+Run: ``python benchmarks/scan.py [--threads N] [--rounds N] [--json FILE]``. Kernels are built before the clock runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+import timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,34 +62,25 @@ def measure(length: int, rounds: int) -> dict[str, float]:
         group: torch.randn(*shape, NUMBERS[group] * blocks, generator=generator).requires_grad_()
         for group, blocks in BLOCKS.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders()}
-    for _ in range(rounds + 1):
-        for name, (group, function) in contenders().items():
-            start = time.perf_counter()
-            y = function(q, k, v, raw[group])
-            torch.autograd.grad(y.sum(), (q, k, v, raw[group]), allow_unused=True)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(taken[1:]) for name, taken in times.items()}
+
+    def step(group: str, function: Callable[..., Tensor]) -> None:
+        y = function(q, k, v, raw[group])
+        torch.autograd.grad(y.sum(), (q, k, v, raw[group]), allow_unused=True)
+
+    steps = {name: partial(step, group, function) for name, (group, function) in contenders().items()}
+    return {name: 1e3 * timing.seconds(own) for name, own in timing.interleave(steps, rounds).items()}
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {options.threads} threads, fp32")
-    print(f"{HEADS} heads, D={DIM}, B*T={TOKENS}, {options.rounds} interleaved rounds, forward and backward")
-    results = {}
-    for length in LENGTHS:
-        results[length] = measure(length, options.rounds)
-        print(f"\nT={length:<26}{'ms':>9}{'over SDPA':>12}")
-        for name, milliseconds in results[length].items():
-            print(f"{name:<28}{milliseconds:>9.2f}{milliseconds / results[length][BASE]:>12.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    options = timing.parser(str(__doc__), rounds=15).parse_args()
+    report = timing.Report("scan", options, f"fp32, {HEADS} heads, D={DIM}, B*T={TOKENS}, forward and backward")
+    results = {length: measure(length, options.rounds) for length in LENGTHS}
+    for length, found in results.items():
+        report.say()
+        rows = [[name, f"{own:.2f}", f"{own / found[BASE]:.2f}"] for name, own in found.items()]
+        report.table([f"T={length}", "ms", "over SDPA"], rows)
+    report.finish({"milliseconds": results})
 
 
 if __name__ == "__main__":

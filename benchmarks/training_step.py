@@ -1,6 +1,6 @@
 """Training throughput of our trunk against a minimal eager GPT, interleaved in one run.
 
-Run: ``python benchmarks/training_step.py [--rounds 10] [--threads 2] [--json PATH]``
+Run: ``python benchmarks/training_step.py [--rounds 10] [--threads N] [--json FILE]``
 
 The peer is the smallest honest GPT one would write by hand: nn.Linear, pre-norm RMSNorm, rotary positions,
 ``scaled_dot_product_attention``, squared ReLU, fused AdamW, fp32, eager. All contenders have the same sizes, take the
@@ -10,20 +10,18 @@ rounds of (contender's tokens/s) / (peer's tokens/s) of the same round.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+import timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.attention.heads import rotary_table
 from nanochat.gpt import GPT, GPTConfig
+
+PEER = "minimal eager SDPA GPT"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def contenders(shape: Shape, kinds: list[str], compiled: bool) -> dict[str, Call
     torch.manual_seed(0)
     idx = torch.randint(shape.vocab, (shape.batch, shape.length))
     targets = idx.roll(-1, 1)
-    steps = {"minimal eager SDPA GPT": stepper(MinimalGPT(shape), idx, targets, torch.float32)}
+    steps = {PEER: stepper(MinimalGPT(shape), idx, targets, torch.float32)}
     for kind in kinds:
         config = GPTConfig(
             n_layer=shape.layers,
@@ -122,42 +120,23 @@ def contenders(shape: Shape, kinds: list[str], compiled: bool) -> dict[str, Call
     return steps
 
 
-def interleave(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per step of each contender, one step in turn per round, after two rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main() -> None:
-    """Print the table; write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
+    """Print the table."""
+    parser = timing.parser(str(__doc__), rounds=10)
     parser.add_argument("--kinds", nargs="*", default=["standard", "tropical", "reversible"])
     parser.add_argument("--compile", action="store_true", help="also torch.compile each (adds minutes)")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     shape = Shape()
-    seconds = interleave(contenders(shape, options.kinds, options.compile), options.rounds)
-    peer = next(iter(seconds.values()))
-    rows = []
-    print(
-        f"{shape}, {options.threads} threads, torch {torch.__version__}, median of {options.rounds} interleaved rounds"
-    )
-    for name, values in seconds.items():
-        ratio = statistics.median(p / v for p, v in zip(peer, values, strict=True))
-        speed = shape.batch * shape.length / statistics.median(values)
-        rows.append({"name": name, "tokens_per_second": speed, "ratio_to_peer": ratio})
-        print(f"{name:28s} {speed:9.0f} tokens/s  {ratio:5.2f}x")
-    if options.json:
-        options.json.write_text(json.dumps({"shape": vars(shape), "rows": rows}, indent=2))
+    report = timing.Report("training_step", options, str(shape))
+    laps = timing.interleave(contenders(shape, options.kinds, options.compile), options.rounds, warm_up=2)
+    figures: dict[str, dict[str, float]] = {}
+    for name, own in laps.items():
+        speed = timing.ratio(laps[PEER], own).median
+        figures[name] = {"tokens_per_second": shape.batch * shape.length / timing.seconds(own), "ratio_to_peer": speed}
+    rows = [[name, f"{own['tokens_per_second']:.0f}", f"{own['ratio_to_peer']:.2f}"] for name, own in figures.items()]
+    report.say()
+    report.table(["", "tokens/s", "times the peer's"], rows)
+    report.finish({"shape": vars(shape), "rows": figures})
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ interleaved; the table shows medians. Digits, softmax and routing are part of wh
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
+import timing
 import torch
 import torch.nn.functional as F
 
@@ -39,29 +38,32 @@ def measure(length: int, rounds: int, pairs_up_to: int) -> dict[str, float]:
     """Median seconds of one forward and backward pass."""
     shape = (max(1, TOKENS // length), HEADS, length, DIM)
     inputs = [torch.randn(shape, requires_grad=True) for _ in range(3)]
-    gradient, functions = torch.randn(shape), contenders(length, pairs_up_to)
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(*inputs).backward(gradient)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+    gradient = torch.randn(shape)
+
+    def step(function: Callable[..., torch.Tensor]) -> None:
+        function(*inputs).backward(gradient)
+
+    steps = {name: partial(step, function) for name, function in contenders(length, pairs_up_to).items()}
+    return {name: timing.seconds(own) for name, own in timing.interleave(steps, rounds).items()}
 
 
 def main() -> None:
-    """Print one row per length."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    """Print one row per length and contender."""
+    parser = timing.parser(str(__doc__), rounds=5)
     parser.add_argument("--lengths", default="256,1024,4096")
     parser.add_argument("--pairs-up-to", type=int, default=1024)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for length in map(int, options.lengths.split(",")):
-        found = measure(length, options.rounds, options.pairs_up_to)
-        cells = (f"{name} {1e3 * each:9.2f} ms {each / found['sdpa']:7.3f}x" for name, each in found.items())
-        print(f"T {length:6}  " + "   ".join(cells), flush=True)
+    report = timing.Report("ultrametric", options, f"fp32, {HEADS} heads, D={DIM}, forward and backward")
+    lengths = [int(word) for word in options.lengths.split(",")]
+    results = {length: measure(length, options.rounds, options.pairs_up_to) for length in lengths}
+    rows = [
+        [f"{name}, T={length}", f"{1e3 * own:.2f}", f"{own / found['sdpa']:.3f}"]
+        for length, found in results.items()
+        for name, own in found.items()
+    ]
+    report.say()
+    report.table(["", "ms", "over SDPA"], rows)
+    report.finish({"seconds": results})
 
 
 if __name__ == "__main__":
