@@ -1,0 +1,1 @@
+"""Infinitesimals, and an optimizer that follows the gradient flow: the nonstandard demo."""
