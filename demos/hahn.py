@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 Number = int | float | Fraction
 
@@ -41,9 +42,9 @@ class Series:
             raise Undecided(f"coefficient of X^{exponent}: known only above X^{self.error}")
         return dict(self.terms).get(Fraction(exponent), 0)
 
-    def cut(self, error: Fraction | None) -> Series:
+    def cut(self, error: Number | None) -> Series:
         """The same, forgetting everything of exponent at most ``error``."""
-        return series(dict(self.terms), _larger(self.error, error))
+        return series(dict(self.terms), _larger(self.error, None if error is None else Fraction(error)))
 
     def __add__(self, other: Series | Number) -> Series:
         other = _series(other)
@@ -86,7 +87,7 @@ class Series:
         return (self - other).sign() > 0
 
 
-def series(terms: Mapping[Fraction, Number] | Iterable[tuple[Number, Number]], error: Number | None = None) -> Series:
+def series(terms: Mapping[Any, Number] | Iterable[tuple[Number, Number]], error: Number | None = None) -> Series:
     """A series from exponents and coefficients in any order."""
     bound = None if error is None else Fraction(error)
     pairs = dict(terms).items()
