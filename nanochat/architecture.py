@@ -8,7 +8,8 @@ from typing import Any
 from nanochat.attention import MIXERS
 from nanochat.block import BLOCKS
 from nanochat.config import ConfigError, GPTConfig
-from nanochat.registry import Mechanism, Registry, unknown
+from nanochat.optim import OPTIMIZERS
+from nanochat.registry import Hessian, Mechanism, Registry, unknown
 
 RESIDUAL = "residual"
 
@@ -77,6 +78,24 @@ def knobs_of(config: GPTConfig, record: Mechanism) -> Any:
     return config.knobs.get(record.name, record.knobs())
 
 
+def hessian(config: GPTConfig, record: Mechanism, length: int) -> Hessian | str:
+    """What second derivatives of one layer cost per token, or why there are none."""
+    return "nobody has tested its second derivative" if record.hessian is None else record.hessian(config, length)
+
+
+def _curvature_faults(config: GPTConfig, built: Plan) -> list[str]:
+    """Mechanisms without the second derivatives that the optimizer asks for."""
+    name = config.optimizer_type
+    if name not in OPTIMIZERS or OPTIMIZERS.get(name).curvature is None:
+        return []
+    found = []
+    for record in dict.fromkeys((built.block, *built.mixers)):
+        reason = hessian(config, record, config.sequence_len)
+        if isinstance(reason, str):
+            found.append(f"--optimizer-type {name} needs second derivatives: got {record.name}: {reason}")
+    return found
+
+
 def faults(config: GPTConfig) -> list[str]:
     """Everything about the mechanisms that this configuration gets wrong, one line each."""
     found = []
@@ -96,7 +115,7 @@ def faults(config: GPTConfig) -> list[str]:
             found.append(f"--logit-scaling {config.logit_scaling}: got {record.name}, need one of {able}")
     for record in dict.fromkeys((built.block, *built.mixers)):
         found += [fault for need in record.requires if (fault := need.fault(config))]
-    return found
+    return found or _curvature_faults(config, built)
 
 
 def check(config: GPTConfig) -> None:

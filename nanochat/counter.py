@@ -71,6 +71,7 @@ WEIGHTS = {
     "gelu_backward": 11,  # the same 4 for Phi, 4 for the density, multiply, add, multiply by g
     "linalg_vector_norm": 2,  # multiply, add
     "_softmax": 5,  # maximum, subtract, exp, sum, divide
+    "_safe_softmax": 5,  # the same; rows without keys, of which it takes care, are no arithmetic
     "_log_softmax": 5,  # maximum, subtract, exp, sum, subtract
     "_softmax_backward_data": 4,  # multiply, sum, subtract, multiply
     "_log_softmax_backward_data": 4,  # sum, exp, multiply, subtract
@@ -193,6 +194,11 @@ def _tropical_backward(args: tuple, kwargs: dict, result: Any) -> Operations:
     return Operations(semiring=cost.attention_backward(batch * heads, queries, key.shape[2], dim, score))
 
 
+def _tropical_tangent(args: tuple, kwargs: dict, result: Any) -> Operations:
+    batch, heads, queries, dim = args[0].shape
+    return Operations(semiring=cost.attention_tangent(batch * heads, queries, dim, args[6]))
+
+
 def _maxplus(args: tuple, kwargs: dict, result: Any) -> Operations:
     (batch, rows, inner), columns = args[0].shape, args[1].shape[2]
     return Operations(semiring=cost.matmul_forward(batch, rows, inner, columns))
@@ -207,6 +213,11 @@ def _sort(args: tuple, kwargs: dict, result: Any) -> Operations:
     values = result[0] if isinstance(result, tuple) else result
     dim = kwargs.get("dim", next((each for each in args[1:] if type(each) is int), -1))
     return _elementwise(values.numel() * log2(max(2, values.shape[dim] if values.ndim else 1)))
+
+
+def _eigenvectors(args: tuple, kwargs: dict, result: Any) -> Operations:
+    """9 n^3 for eigenvalues and eigenvectors of a symmetric matrix (Golub and Van Loan, Matrix Computations, 8.3)."""
+    return _elementwise(9 * args[0].numel() * args[0].shape[-1])
 
 
 def _targets(args: tuple, kwargs: dict, result: Any) -> Operations:
@@ -227,6 +238,7 @@ RULES: dict[str, Rule] = {
     "aten::_scaled_dot_product_efficient_attention_backward": _attention_backward(11),
     "aten::_scaled_dot_product_cudnn_attention_backward": _attention_backward(14),
     "aten::nll_loss_forward": _targets,
+    "aten::_linalg_eigh": _eigenvectors,
     "aten::sort": _sort,
     "aten::argsort": _sort,
     "aten::_fused_adamw_": _first_list(WEIGHTS["_fused_adamw_"]),
@@ -238,6 +250,7 @@ RULES: dict[str, Rule] = {
     },
     "mgr::tropical_attention": _tropical,
     "mgr::tropical_attention_backward": _tropical_backward,
+    "mgr::tropical_attention_tangent": _tropical_tangent,
     "mgr::maxplus_matmul": _maxplus,
     "mgr::maxplus_matmul_backward": _maxplus_backward,
 }

@@ -24,6 +24,7 @@ from nanochat.evaluate import Score, evaluate
 from nanochat.flops import ledger
 from nanochat.gpt import GPT
 from nanochat.initialise import Mixer
+from nanochat.optim import OPTIMIZERS
 from nanochat.options import steps_of
 from nanochat.precision import Precision, machine, random_state, resolve, set_random_state
 from nanochat.record import RunRecord, config_hash, environment, finite, peak_memory
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 READ_EVERY = 10
 """Steps between reads of the losses from a GPU: reading waits for it."""
+
+PLAIN, LOOKING = "plain", "looking"
+"""Kinds of steps by what they cost: with a look at the curvature and without."""
 
 Tamper = Callable[[StepFunction], StepFunction]
 
@@ -86,13 +90,15 @@ class Loop:
             grad_clip=config.optim.grad_clip,
             precision=precision,
             world=world,
+            curved=OPTIMIZERS.get(config.model.optimizer_type).curvature is not None,
         )
         self.take: StepFunction = tamper(self.step) if tamper else self.step
         listens = type(self.schedule).observe is not Schedule.observe
         self.read_every = 1 if listens or precision.torch_device.type == "cpu" else READ_EVERY
         self.done = 0
-        self.counted = 0.0
-        self.spot_check = random.Random(config.train.seed).randrange(1, max(2, self.total))
+        self.costs = ledger(config.model, optim=config.optim)
+        self.counted: dict[str, float] = {}
+        self.spot_checks = self._spot_checks()
         self.elapsed = 0.0
         self.cpu = 0.0
         self.losses: list[float] = []
@@ -101,6 +107,17 @@ class Loop:
         self.fault = ""
         self._unread: list[tuple[int, Outcome]] = []
         self._mark = (0.0, 0.0)
+
+    def _spot_checks(self) -> set[int]:
+        """Steps that are counted beside the first one: a random one of each kind, with a look at the curvature or not.
+
+        Step 1 is among them where it is the first plain one: its kind must be seen at all.
+        """
+        rng, every = random.Random(self.config.train.seed), self.costs.every
+        if every <= 1:
+            return {rng.randrange(1, max(2, self.total))}
+        kinds = (range(every, self.total, every), [step for step in range(1, self.total) if step % every])
+        return {1, *(rng.choice(kind) for kind in kinds if kind)}
 
     def restore(self) -> None:
         """Continue where the newest checkpoint stands; at the beginning where there is none."""
@@ -124,6 +141,7 @@ class Loop:
         set_random_state(state["random"], self.precision.torch_device)
         self.done = done
         self.step.executed = state["executed"]
+        self.step.looks = state["looks"]
         self.counted = state["counted"]
         self.elapsed = state["elapsed"]
         self.cpu = state["cpu"]
@@ -139,6 +157,7 @@ class Loop:
             "schedule": self.schedule.state_dict(),
             "random": random_state(self.precision.torch_device),
             "executed": self.step.executed,
+            "looks": self.step.looks,
             "counted": self.counted,
             "elapsed": self.elapsed,
             "cpu": self.cpu,
@@ -170,7 +189,7 @@ class Loop:
             self.view.stop()
 
     def _advance(self) -> None:
-        """Take one step; the first of a run is executed operator by operator and counted."""
+        """Take one step; the first of a run, and others unannounced, are executed operator by operator and counted."""
         device = self.precision.torch_device
         inputs, targets = (
             torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
@@ -178,7 +197,7 @@ class Loop:
         )
         if self.done == 0:
             outcome = self._first_step(inputs, targets)
-        elif self.done == self.spot_check and self.counted:
+        elif self.done in self.spot_checks and self.counted:
             outcome = self._counted_step(inputs, targets)
         else:
             outcome = self.take(inputs, targets)
@@ -206,7 +225,7 @@ class Loop:
 
     def _counted_step(self, inputs: Tensor, targets: Tensor) -> Outcome:
         """A step like any other, outside ``torch.compile``, whose operations are counted as they are executed."""
-        before = self.step.executed
+        before, looks = self.step.executed, self.step.looks
         chosen, self.step.forward = self.step.forward, self.eager
         try:
             with Counter() as counter:
@@ -214,11 +233,18 @@ class Loop:
         finally:
             self.step.forward = chosen
         # What the processes do twice (the optimizer step) is one step of the algorithm: scale as the ledger does.
+        looked = self.step.looks > looks
+        kind, steps = (LOOKING if looked else PLAIN), self.step.executed - before
         batch = self.config.train.batch_size
-        costs = ledger(self.config.model)
-        share = costs.step_flops(batch) / costs.step_flops(batch // self.world.size)
-        self.counted = max(self.counted, counter.operations.total * share / (self.step.executed - before))
+        whole, part = (self.costs.run_flops(size, 1, int(looked)) for size in (batch, batch // self.world.size))
+        seen = counter.operations.total * whole / part / steps
+        self.counted[kind] = max(self.counted.get(kind, 0.0), seen)
         return outcome
+
+    def _counted_flops(self) -> float:
+        """Operations of the run, if every step of a kind was like the dearest that was seen."""
+        looking, plain = (self.counted.get(kind, 0.0) for kind in (LOOKING, PLAIN))
+        return looking * self.step.looks + plain * (self.step.executed - self.step.looks)
 
     def _asked_to_stop(self) -> bool:
         asked = self.stop()
@@ -290,7 +316,6 @@ class Loop:
     def _result(self, score: Score | None) -> TrainResult:
         train = self.config.train
         documents = self.dataset.eval_set.document_bytes
-        costs = ledger(self.config.model)
         return TrainResult(
             directory=self.record.directory if self.record else Path("."),
             bpb=math.inf if score is None else score.bits_per_byte,
@@ -302,8 +327,8 @@ class Loop:
             steps=self.step.executed,
             tokens=self.done * train.batch_size * self.config.model.sequence_len,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            flops_used=costs.step_flops(train.batch_size) * self.step.executed,
-            counted_flops=self.counted * self.step.executed,
+            flops_used=self.costs.run_flops(train.batch_size, self.step.executed, self.step.looks),
+            counted_flops=self._counted_flops(),
             target_flops=train.target_flops,
             step_seconds=statistics.median(self.seconds[1:] or self.seconds or [0.0]),
             wall_seconds=self.elapsed,

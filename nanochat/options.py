@@ -328,11 +328,11 @@ def _spend(config: RunConfig, values: Values, notes: list[str], faults: list[str
     assert budget is not None
     try:
         if any(("model", name) in values for name in SIZES):
-            plan_steps(config.model, config.train.batch_size, budget)
+            plan_steps(config.model, config.train.batch_size, budget, config.optim)
             return config
         given = {path[1]: getattr(config.model, path[1]) for path in values if path[0] == "model"}
         given |= {path[1]: value for path, value in values.items() if path[1] in ("batch_size", "tokenizer")}
-        sized = fit(budget, {**given, "knobs": config.model.knobs})
+        sized = fit(budget, {**given, "knobs": config.model.knobs}, optim=config.optim)
     except ConfigError as error:
         faults += error.faults
         return None
@@ -353,7 +353,7 @@ def steps_of(config: RunConfig) -> int:
     """
     if config.train.target_flops is None:
         return config.train.max_steps or DEFAULT_STEPS
-    return plan_steps(config.model, config.train.batch_size, config.train.target_flops)
+    return plan_steps(config.model, config.train.batch_size, config.train.target_flops, config.optim)
 
 
 def _build(values: Values, faults: list[str]) -> RunConfig | None:

@@ -74,7 +74,7 @@ def resolve(config: RunConfig, steps: int, local_rank: int = 0) -> Precision:
         pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16() and not narrow
         dtype = "bfloat16" if pays else "float32"
         reason = f"auto: {dtype} pays on this {device.type} at {config.model.n_embd} channels"
-    step = ledger(config.model).step_flops(train.batch_size)
+    step = ledger(config.model, optim=config.optim).step_flops(train.batch_size)
     compiled = train.compile
     if compiled is None:
         compiled = step * steps >= COMPILE_PAYS_FROM[device.type] and _can_compile(device)

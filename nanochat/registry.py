@@ -46,6 +46,44 @@ class Operations:
 
 
 @dataclass(frozen=True, slots=True)
+class Hessian:
+    """What second derivatives cost, per token (and layer, of a mechanism).
+
+    Attention runs without fused kernels then, which have one derivative only: all T x T pairs are computed.
+
+    Args:
+        graph: forward and backward passes that are recorded to be differentiated again.
+        product: one product of the Hessian with a vector: a backward pass through both.
+    """
+
+    graph: Operations
+    product: Operations
+
+    def __add__(self, other: Hessian) -> Hessian:
+        return Hessian(self.graph + other.graph, self.product + other.product)
+
+    def __mul__(self, factor: float) -> Hessian:
+        return Hessian(self.graph * factor, self.product * factor)
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """How an optimizer looks at the curvature.
+
+    Args:
+        every: steps between two looks.
+        products: Hessian-vector products of each.
+        operations: its own of each, beside the products.
+    """
+
+    every: int
+    products: int
+    operations: Operations
+
+
+@dataclass(frozen=True, slots=True)
 class Requirement:
     """A constraint on the configuration: ``holds(config)`` or ``sentence`` says what is wrong.
 
@@ -110,6 +148,8 @@ class Mechanism(Record):
         operations: ``(config, length) -> Operations`` per token of one layer, forward, for a sequence of ``length``.
         backward: the same for the backward pass (recomputation included).
         decode: the same for one new token when ``length`` tokens are already cached.
+        hessian: ``(config, length)`` to what second derivatives of one layer cost, or to the reason why at these
+            options there are none; optimizers that need them are refused with it. None where nobody has looked.
         recompute: of a block stack, how many extra forward passes of its mixers, MLPs and norms its backward pass runs;
             the ledger charges ``backward + recompute * forward`` for those parts. What the block itself adds (joining
             adds and their reconstruction) stands in its ``operations`` and ``backward``.
@@ -129,6 +169,7 @@ class Mechanism(Record):
     backward: Callable[[GPTConfig, int], Operations]
     decode: Callable[[GPTConfig, int], Operations]
     state: Callable[[GPTConfig, int, int], int]
+    hessian: Callable[[GPTConfig, int], Hessian | str] | None = None
     recompute: float = 0.0
     shapes: Callable[[GPTConfig], list[tuple[int, ...]]] | None = None
     length_aware: bool = False
@@ -146,12 +187,16 @@ class OptimizerRecord(Record):
 
     Args:
         learning_rate: prior that ``--learning-rate`` defaults to and that tuning grids are centred on.
-        operations: ``(matrices, others) -> Operations`` per step; ``matrices`` are the 2-D shapes, ``others`` the
-            count of remaining scalars.
+        operations: ``(matrices, others, knobs) -> Operations`` per step; ``matrices`` are the 2-D shapes, ``others``
+            the count of remaining scalars, ``knobs`` its own options.
+        curvature: ``(matrices, others, groups, knobs) -> Refresh`` of an optimizer that needs second derivatives, over
+            so many parameter groups. Its ``step`` takes a closure that returns a :class:`nanochat.curvature.Curvature`,
+            and it limits its own steps: gradients are not clipped.
     """
 
     learning_rate: float
-    operations: Callable[[list[tuple[int, int]], int], Operations]
+    operations: Callable[[list[tuple[int, int]], int, Any], Operations]
+    curvature: Callable[[list[tuple[int, int]], int, int, Any], Refresh] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

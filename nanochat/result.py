@@ -32,8 +32,9 @@ class TrainResult:
         loss_curve: training loss in nats of every step, before the step.
         steps: optimizer steps really executed, counted inside the step function.
         tokens: training tokens seen.
-        flops_used: algorithmic operations by the ledger, times ``steps``.
+        flops_used: algorithmic operations of ``steps`` by the ledger, looks at the curvature as they were taken.
         counted_flops: operations that one step was seen to execute, times ``steps``; 0 where they could not be counted.
+            Steps with a look at the curvature and without are counted apart.
         target_flops: the budget, if one was given.
         step_seconds: median over steps.
         wall_seconds: of the training loop, those before a resume included.

@@ -16,7 +16,7 @@ from math import log
 from typing import Any
 
 from nanochat.architecture import faults as mechanism_faults
-from nanochat.config import ConfigError, GPTConfig
+from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.flops import ledger
 
 MIN_STEPS = 200
@@ -87,13 +87,14 @@ class Sized:
     sentence: str
 
 
-def plan_steps(config: GPTConfig, batch_size: int, budget: float) -> int:
-    """Optimizer steps whose operations, by the ledger, come closest to the budget (within 0.25 %).
+def plan_steps(config: GPTConfig, batch_size: int, budget: float, optim: OptimConfig | None = None) -> int:
+    """Optimizer steps whose operations, by the ledger, come closest to the budget (within 0.25 % if all are alike).
 
     Args:
         config: the model.
         batch_size: sequences of ``config.sequence_len`` per step.
         budget: algorithmic operations.
+        optim: the optimizer's own options, where they decide what a step costs.
 
     Raises:
         ConfigError: fewer than 200 steps; the message says what a step costs and what would fit.
@@ -103,26 +104,35 @@ def plan_steps(config: GPTConfig, batch_size: int, budget: float) -> int:
         True
     """
     _check(budget, batch_size)
-    cost = ledger(config).step_flops(batch_size)
+    costs = ledger(config, optim=optim)
+    cost = costs.step_flops(batch_size)
     steps = round(budget / cost)
     if steps >= MIN_STEPS:
-        return steps
+        near = range(max(MIN_STEPS, steps - costs.every), steps + costs.every + 1)
+        return min(near, key=lambda count: abs(costs.run_flops(batch_size, count) - budget))
     shape = f"{_layers(config)} of {config.n_embd} channels, {batch_size} x {config.sequence_len} tokens per step"
     raise ConfigError(
         [
             f"--target-flops: got {budget:g}, which pays for {steps} steps of {cost:.3g} operations ({shape}), "
-            f"need {MIN_STEPS} steps: {_up(MIN_STEPS * cost)} operations, or {_smaller(config, budget)}"
+            f"need {MIN_STEPS} steps: {_up(MIN_STEPS * cost)} operations, or {_smaller(config, budget, optim)}"
         ]
     )
 
 
-def fit(budget: float, given: Mapping[str, Any] | None = None, *, vocab_size: int | None = None) -> Sized:
+def fit(
+    budget: float,
+    given: Mapping[str, Any] | None = None,
+    *,
+    vocab_size: int | None = None,
+    optim: OptimConfig | None = None,
+) -> Sized:
     """The size that a budget calls for.
 
     Args:
         budget: algorithmic operations of the whole run.
         given: what stays as it is: fields of :class:`GPTConfig`, ``batch_size``, ``tokenizer``.
         vocab_size: shorthand for the field.
+        optim: the optimizer's own options, where they decide what a step costs.
 
     Raises:
         ConfigError: a budget that pays for no 200 steps of any shape, or given sizes that fit nothing.
@@ -145,7 +155,7 @@ def fit(budget: float, given: Mapping[str, Any] | None = None, *, vocab_size: in
     else:
         chosen = max(candidates, key=lambda each: each[2])
     model, batch_size, _ = chosen
-    return _sized(model, batch_size, plan_steps(model, batch_size, budget), budget, fixed.get("tokenizer"))
+    return _sized(model, batch_size, plan_steps(model, batch_size, budget, optim), budget, fixed.get("tokenizer"))
 
 
 Candidate = tuple[GPTConfig, int, float]
@@ -259,7 +269,7 @@ def _up(value: float) -> str:
     return shown if float(shown) >= value else f"{value * 1.005:.3g}"
 
 
-def _smaller(config: GPTConfig, budget: float) -> str:
+def _smaller(config: GPTConfig, budget: float, optim: OptimConfig | None) -> str:
     """What would fit, as options, for the same mechanism and vocabulary."""
     kept = {
         name: getattr(config, name) for name in MODEL_FIELDS if name not in ("n_layer", "n_embd", "n_head", "n_kv_head")
@@ -267,7 +277,7 @@ def _smaller(config: GPTConfig, budget: float) -> str:
     del kept["sequence_len"]
     best, most = None, 0.0
     for model, batch_size, _ in _candidates(budget, kept):
-        steps = budget / ledger(model).step_flops(batch_size)
+        steps = budget / ledger(model, optim=optim).step_flops(batch_size)
         if steps >= MIN_STEPS and model.n_embd <= config.n_embd:
             best = (model, batch_size, steps)
         most = max(most, steps)

@@ -129,6 +129,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * kv_width(config) * sum(kept(config, length)) * 4,
+        hessian=lambda config, length: "its kernel has a backward pass but no second one",
         shapes=lambda config: [*head_shapes(config), *[(kv_width(config), config.n_embd)] * 2],
         requires=(
             Requirement(

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from nanochat.attention._head_operations import causal_keys, head_backward, head_operations
+from nanochat.attention._head_operations import (
+    attention_hessian,
+    causal_keys,
+    head_backward,
+    head_hessian,
+    head_operations,
+)
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
-from nanochat.registry import Limit, Mechanism, Operations, Requirement
+from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -64,6 +70,13 @@ def decode(config: GPTConfig, length: int) -> Operations:
     return head_operations(config) + core
 
 
+def hessian(config: GPTConfig, length: int) -> Hessian | str:
+    """Second derivatives, per token; a window masks pairs and saves none."""
+    if config.knobs.get("standard", StandardKnobs()).use_flex_attention:
+        return "FlexAttention has no second derivative; leave --use-flex-attention out"
+    return head_hessian(config) + attention_hessian(config, length)
+
+
 MIXERS.register(
     Mechanism(
         name="standard",
@@ -75,6 +88,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        hessian=hessian,
         length_aware=True,
         requires=(
             Requirement(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanochat.attention._head_operations import head_backward, head_operations
+from nanochat.attention._head_operations import head_backward, head_hessian, head_operations
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
-from nanochat.kernels.maxplus.cost import SCORES, attention_backward, attention_forward
-from nanochat.registry import Limit, Mechanism, Operations, Requirement
+from nanochat.kernels.maxplus.cost import SCORES, attention_backward, attention_forward, attention_tangent
+from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -73,6 +73,20 @@ def decode(config: GPTConfig, length: int) -> Operations:
     return _around(config) + Operations(semiring=kernel, elementwise=again)
 
 
+def hessian(config: GPTConfig, length: int) -> Hessian:
+    """Second derivatives, per token: small steps change no winner, so the kernel's backward pass is linear in its
+    gradient; a product runs it again, and its adjoint. The gauge costs 5 per channel.
+    """
+    score, dim = knobs_of(config).score, config.head_dim
+    kernel = attention_backward(config.n_head, length, length, dim, score) / length
+    kernel += attention_tangent(config.n_head, 1, dim, score)
+    around = head_hessian(config, rotary=_rotary(config)).product
+    return Hessian(
+        operations(config, length) + backward(config, length),
+        around + Operations(semiring=kernel, elementwise=5 * config.n_embd),
+    )
+
+
 MIXERS.register(
     Mechanism(
         name="tropical",
@@ -84,6 +98,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        hessian=hessian,
         requires=(
             Requirement(
                 lambda config: config.head_dim >= 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from nanochat.block.registry import BLOCKS
-from nanochat.registry import Mechanism, Operations
+from nanochat.registry import Hessian, Mechanism, Operations
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 def operations(config: GPTConfig, length: int) -> Operations:
     """What the joining itself costs per token and layer; mixer, MLP and norms are charged where they are defined."""
     return Operations(elementwise=2 * config.n_embd)
+
+
+def hessian(config: GPTConfig, length: int) -> Hessian:
+    """Second derivatives: changes of the stream and of its gradient are joined where the branches leave and return."""
+    return Hessian(2 * operations(config, length), 2 * operations(config, length))
 
 
 BLOCKS.register(
@@ -26,6 +31,7 @@ BLOCKS.register(
         backward=operations,
         decode=operations,
         state=lambda config, batch, length: 0,
+        hessian=hessian,
         no_twin="it only adds; the trunk's own tests cover it",
     ),
     __name__,

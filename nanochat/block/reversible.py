@@ -65,6 +65,7 @@ BLOCKS.register(
         decode=operations,
         recompute=1.0,
         state=lambda config, batch, length: 0,
+        hessian=lambda config, length: "its backward pass computes the activations again, outside of autograd",
         reduces_to=Limit(
             statement="at depth one, y1 + y2 - x is the pre-norm residual block",
             check="residual_limit",

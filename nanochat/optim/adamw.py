@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanochat.optim.registry import ADAMW_OPERATIONS, OPTIMIZERS
-from nanochat.registry import Operations, OptimizerRecord
+from nanochat.registry import NoKnobs, Operations, OptimizerRecord
 
 if TYPE_CHECKING:
     from nanochat.gpt import GPT
 
 
-def operations(matrices: list[tuple[int, int]], others: int) -> Operations:
+def operations(matrices: list[tuple[int, int]], others: int, knobs: NoKnobs) -> Operations:
     """14 scalar operations per weight and step, whatever its shape."""
     count = sum(rows * columns for rows, columns in matrices) + others
     return Operations(elementwise=ADAMW_OPERATIONS * count)

@@ -44,7 +44,7 @@ class MuonKnobs:
             raise ConfigError(faults)
 
 
-def operations(matrices: list[tuple[int, int]], others: int) -> Operations:
+def operations(matrices: list[tuple[int, int]], others: int, knobs: MuonKnobs) -> Operations:
     r"""Per step, with m <= n the sides of a matrix and K = 5 steps:
 
     .. math:: K (4 m^2 n + 2 m^3)

@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanochat.architecture import attention_types, mechanism, plan
+from nanochat.architecture import attention_types, faults, hessian, mechanism, plan
 from nanochat.attention import MIXERS
 from nanochat.block import BLOCKS
-from nanochat.config import GPTConfig, OptimConfig
+from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.counter import Counter
+from nanochat.curvature import Curvature
 from nanochat.gpt import GPT
 from nanochat.optim import OPTIMIZERS, build
-from nanochat.registry import Mechanism, NoKnobs
+from nanochat.registry import Hessian, Mechanism, NoKnobs
 
 V, T, CHUNKS = 50, 33, [5, 1, 20, 7]
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,11 +101,27 @@ def test_loss_at_the_start_is_ln_v(case):
     assert GPT(case.config())(*pair()).item() == pytest.approx(math.log(V), abs=1e-6)
 
 
+def twice_differentiable(config: GPTConfig) -> bool:
+    built = plan(config)
+    return all(isinstance(hessian(config, record, T), Hessian) for record in (built.block, *built.mixers))
+
+
 @every_case
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_three_steps_reach_every_parameter(case, optimizer):
-    model = GPT(case.config(optimizer_type=optimizer))
+    curved = OPTIMIZERS.get(optimizer).curvature is not None
+    config = case.config(optimizer_type=optimizer)
+    if curved and not twice_differentiable(config):
+        with pytest.raises(ConfigError, match=f"--optimizer-type {optimizer} needs second derivatives: got "):
+            GPT(config)
+        return
+    model = GPT(config)
     stepper = build(model, OptimConfig())
+    parameters = [parameter for group in stepper.param_groups for parameter in group["params"]]
+
+    def look() -> Curvature:
+        return Curvature(lambda: model(*pair()), parameters)
+
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     reached = set()
     for _ in range(3):
@@ -114,11 +131,35 @@ def test_three_steps_reach_every_parameter(case, optimizer):
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             reached |= {name} if parameter.grad.any() else set()
-        stepper.step()
+        stepper.step(look if curved else None)
     assert reached == start.keys()
     still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, start[name])]
     assert not still, f"gradient but no movement: {still}"
     assert model(*pair()) < math.log(V)
+
+
+@every_case
+def test_second_derivatives_are_the_differences_of_first_ones(case):
+    """Where they are declared: a product with the Hessian, against central differences of the gradient in float64."""
+    config = case.config()
+    if not twice_differentiable(config):
+        assert any("needs second derivatives" in fault for fault in faults(case.config(optimizer_type="hoss")))
+        return
+    model = awake(GPT(config)).double()
+    parameters = list(model.parameters())
+    generator = torch.Generator().manual_seed(3)
+    along = [torch.randn(each.shape, generator=generator, dtype=torch.float64) for each in parameters]
+    product = Curvature(lambda: model(*pair()), parameters)(torch.cat([each.flatten() for each in along]))
+
+    def gradient(step: float) -> Tensor:
+        moved = [(each + step * direction).detach() for each, direction in zip(parameters, along, strict=True)]
+        names = [name for name, _ in model.named_parameters()]
+        given = {name: each.requires_grad_() for name, each in zip(names, moved, strict=True)}
+        loss = torch.func.functional_call(model, given, pair())
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(given.values()))])
+
+    differences = (gradient(1e-6) - gradient(-1e-6)) / 2e-6
+    assert (product - differences).norm() < 1e-5 * differences.norm()
 
 
 @every_case

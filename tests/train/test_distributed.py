@@ -3,21 +3,27 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_run import arguments, config_in, directory, losses, trained, with_model
+from tiny_run import arguments, config_in, directory, losses, trained, with_model, with_optim
 
 from nanochat.config import ConfigError
 from nanochat.distributed import check_batch, world
+from nanochat.optim.hoss import HossKnobs
 from nanochat.train import run
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-@pytest.mark.parametrize("attention", ["standard", "reversible"])
-def test_two_processes_take_the_steps_of_one(tmp_path, attention):
+@pytest.mark.parametrize(
+    ("attention", "optimizer"), [("standard", "adamw"), ("reversible", "adamw"), ("standard", "hoss")]
+)
+def test_two_processes_take_the_steps_of_one(tmp_path, attention, optimizer):
     shared = {"max_steps": 20, "batch_size": 4, "val_interval": 10}
-    one = with_model(config_in(tmp_path, run_id="one", **shared), attention_type=attention)
+    one = with_model(config_in(tmp_path, run_id="one", **shared), attention_type=attention, optimizer_type=optimizer)
+    if optimizer == "hoss":
+        one = with_optim(one, knobs={"hoss": HossKnobs(krylov=2)})
     run(one)
-    words = [*arguments(tmp_path, run_id="two", **shared), "--attention-type", attention]
+    words = [*arguments(tmp_path, run_id="two", **shared), "--attention-type", attention, "--optimizer-type", optimizer]
+    words += ["--hoss-krylov", "2"] if optimizer == "hoss" else []
     code, _, err = trained(words, launcher=TWO)
     assert code == 0, err
     folders = [directory(one), directory(config_in(tmp_path, run_id="two"))]

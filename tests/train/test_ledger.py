@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanochat.architecture import attention_types
+from nanochat.architecture import attention_types, faults
 from nanochat.attention.standard import StandardKnobs, naive
 from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.counter import RULES, Counter, UnknownOperation, attention_cost, count, register
+from nanochat.curvature import Curvature
 from nanochat.flops import ledger
 from nanochat.gpt import GPT
 from nanochat.kernels.maxplus import cost
 from nanochat.kernels.maxplus import naive as maxplus_naive
 from nanochat.optim import OPTIMIZERS, build
+from nanochat.optim.hoss import HossKnobs
 from nanochat.registry import Operations
 
 BATCH = 2
@@ -38,6 +40,20 @@ def config_of(attention: str, optimizer: str, length: int, **sizes) -> GPTConfig
     return GPTConfig(**{**base, **sizes}, sequence_len=length, attention_type=attention, optimizer_type=optimizer)
 
 
+def curved(config: GPTConfig) -> bool:
+    return OPTIMIZERS.get(config.optimizer_type).curvature is not None
+
+
+def assert_refused(config: GPTConfig) -> bool:
+    """Whether the configuration asks for second derivatives that its mechanism has not; its ledger says so too."""
+    if not faults(config):
+        return False
+    assert curved(config)
+    with pytest.raises(ConfigError, match="second derivatives of "):
+        ledger(config)
+    return True
+
+
 @cache
 def prepared(attention: str, optimizer: str) -> None:
     """Kernels are built and tables made before anything is counted."""
@@ -46,10 +62,11 @@ def prepared(attention: str, optimizer: str) -> None:
 
 
 def measured(config: GPTConfig, batch: int = BATCH) -> dict[str, Operations]:
-    """What one training step executes: forward and backward passes, then clipping and the optimizer."""
+    """What one training step executes: forward and backward passes, then clipping and the optimizer with its looks."""
     prepared(config.attention_type, config.optimizer_type)
     model = GPT(config)
     optimizer = build(model, OptimConfig())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shape = (batch, config.sequence_len)
     idx = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with Counter() as forward:
@@ -57,15 +74,19 @@ def measured(config: GPTConfig, batch: int = BATCH) -> dict[str, Operations]:
     with Counter() as backward:
         loss.backward()
     with Counter() as update:
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        if curved(config):
+            nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            optimizer.step(lambda: Curvature(lambda: model(idx, idx), parameters))
+        else:
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
     return {"forward": forward.operations, "backward": backward.operations, "optimizer": update.operations}
 
 
 def assert_agree(config: GPTConfig, batch: int = BATCH) -> None:
     executed, declared = measured(config, batch), ledger(config)
     tokens = batch * config.sequence_len
-    optimizer = declared.optimizer
+    optimizer = declared.optimizer + declared.looking(batch)
     if config.tie_embeddings:  # the ledger books the sum of both gradients per step, autograd executes it backward
         table = Operations(elementwise=config.vocab_size * config.n_embd)
         executed["backward"] += -1 * table
@@ -85,13 +106,46 @@ def assert_agree(config: GPTConfig, batch: int = BATCH) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 @pytest.mark.parametrize("attention", attention_types())
 def test_ledger_equals_counter(attention, optimizer, shape, length):
-    assert_agree(config_of(attention, optimizer, length, **SHAPES[shape]))
+    config = config_of(attention, optimizer, length, **SHAPES[shape])
+    if not assert_refused(config):
+        assert_agree(config)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("attention", attention_types())
 def test_ledger_equals_counter_for_every_knob_of_the_trunk(attention, variant):
     assert_agree(config_of(attention, "adamw", 64, **VARIANTS[variant]), batch=4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("attention", attention_types())
+def test_hessian_products_are_charged_for_every_knob_of_the_trunk(attention, variant):
+    config = config_of(attention, "hoss", 64, **VARIANTS[variant])
+    if not assert_refused(config):
+        assert_agree(config, batch=4)
+
+
+@pytest.mark.parametrize("knobs", [{"krylov": 1}, {"krylov": 5, "refresh": 7}, {"krylov": 3, "spaces": "groups"}])
+def test_products_follow_the_options(knobs):
+    """A look costs its graph and one product more for each dimension of each space; a step its share of a look."""
+    config, optim = config_of("standard", "hoss", 32), OptimConfig(knobs={"hoss": HossKnobs(**knobs)})
+    model = GPT(config)
+    for (
+        parameter
+    ) in model.parameters():  # where the head is zero, the block of the embedding is: its space is exhausted
+        nn.init.normal_(parameter, std=0.1)
+    optimizer = build(model, optim)
+    idx = torch.zeros(BATCH, 32, dtype=torch.long)
+    model(idx, idx).backward()
+    counted = count(optimizer.step, lambda: Curvature(lambda: model(idx, idx), optimizer.parameters))
+    declared = ledger(config, optim=optim)
+    stated = declared.looking(BATCH) + declared.optimizer
+    assert stated.matmul == pytest.approx(counted.matmul, rel=0.01)
+    assert stated.elementwise == pytest.approx(counted.elementwise, rel=0.05)
+    every = knobs.get("refresh", 1)
+    assert declared.every == every
+    assert declared.run_flops(BATCH, every) == pytest.approx(every * declared.step_flops(BATCH))
+    assert declared.run_flops(BATCH, every + 1, 2) == declared.run_flops(BATCH, every + 1)
 
 
 @pytest.mark.parametrize("attention", attention_types())

@@ -7,10 +7,22 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import arguments, config_in, directory, same_bits, start, trace, trained, with_model, with_train
+from tiny_run import (
+    arguments,
+    config_in,
+    directory,
+    same_bits,
+    start,
+    trace,
+    trained,
+    with_model,
+    with_optim,
+    with_train,
+)
 
 from nanochat.config import ConfigError
 from nanochat.console import View
+from nanochat.optim.hoss import HossKnobs
 from nanochat.result import Interrupted
 from nanochat.train import Stopper, run
 
@@ -65,11 +77,18 @@ def test_killed_at_ten_random_steps_and_resumed_ends_in_the_same_bits(tmp_path):
     kill_and_resume(tmp_path, kills=10, seed=2)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_stopping_saves_and_resuming_continues(tmp_path, optimizer):
-    undisturbed = with_model(config_in(tmp_path, run_id="whole"), optimizer_type=optimizer)
+NOISY = {"hoss": HossKnobs(krylov=3, refresh=4, temperature=1e-6)}
+"""Stopped between two looks at the curvature, with noise: both must be taken up where they were."""
+
+
+@pytest.mark.parametrize(("optimizer", "knobs"), [("adamw", {}), ("muon", {}), ("hoss", NOISY)])
+def test_stopping_saves_and_resuming_continues(tmp_path, optimizer, knobs):
+    def chosen(**train):
+        return with_optim(with_model(config_in(tmp_path, **train), optimizer_type=optimizer), knobs=knobs)
+
+    undisturbed = chosen(run_id="whole")
     run(undisturbed)
-    config = with_model(config_in(tmp_path), optimizer_type=optimizer)
+    config = chosen()
     asked = iter([False] * 5 + [True])
     with pytest.raises(Interrupted) as stop:
         run(config, stop=lambda: next(asked))

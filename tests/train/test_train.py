@@ -3,15 +3,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from tiny_run import arguments, config_in, directory, trained, with_model, with_optim, with_train
 
-from nanochat.config import ConfigError, EnvironmentFault
+from nanochat.config import ConfigError, EnvironmentFault, RunConfig
 from nanochat.console import PlainView, View
 from nanochat.flops import ledger
+from nanochat.optim.hoss import HossKnobs
 from nanochat.train import run
 
 
@@ -64,13 +66,46 @@ def test_another_seed_is_another_run(tmp_path):
     assert run(config_in(tmp_path, run_id="a")).bpb != run(config_in(tmp_path, run_id="b", seed=1)).bpb
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("attention", ["standard", "tropical", "reversible"])
+@pytest.mark.parametrize(
+    ("attention", "optimizer"),
+    [*product(("standard", "tropical", "reversible"), ("adamw", "muon")), ("standard", "hoss"), ("tropical", "hoss")],
+)
 def test_what_is_executed_is_what_the_ledger_charges(tmp_path, attention, optimizer):
     config = with_model(config_in(tmp_path, max_steps=2), attention_type=attention, optimizer_type=optimizer)
     result = run(config)
     assert result.flops_used == ledger(config.model).step_flops(4) * 2
     assert abs(result.audit) < 0.05, f"counted {result.counted_flops:g}, ledger {result.flops_used:g}"
+
+
+def with_looks(config: RunConfig, **knobs: int) -> RunConfig:
+    config = with_model(config, optimizer_type="hoss")
+    return with_optim(config, knobs={"hoss": HossKnobs(**knobs)})
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_steps_with_and_without_a_look_at_the_curvature_are_each_charged_their_price(tmp_path, every):
+    """Neither the dear steps make the cheap ones look dear in the audit, nor the other way round."""
+    config = with_looks(config_in(tmp_path, max_steps=11), krylov=3, refresh=every)
+    result = run(config)
+    costs = ledger(config.model, optim=config.optim)
+    assert result.flops_used == costs.run_flops(4, 11)
+    assert abs(result.audit) < 0.02, f"counted {result.counted_flops:g}, ledger {result.flops_used:g}"
+
+
+def test_a_look_too_many_shows_in_the_audit(tmp_path):
+    """Looks are counted where they are taken: one in every step is not charged as one in three."""
+
+    def curious(step):
+        def take(inputs, targets):
+            if step.executed % 3:
+                step._look(inputs, targets)
+                step.looks -= 1
+            return step(inputs, targets)
+
+        return take
+
+    config = with_looks(config_in(tmp_path, max_steps=11), krylov=1, refresh=3)
+    assert run(config, tamper=curious).audit > 0.1
 
 
 def test_a_budget_gives_the_steps_and_is_met(tmp_path):

@@ -110,6 +110,35 @@ def _score_backward(
         dk.index_put_((batch, key, channel), -sign * ds, accumulate=True)
 
 
+def attention_tangent(q: Tensor, k: Tensor, winners: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, score: str) -> Tensor:
+    """Change of the outputs, (B, H, N, D), when q, k, v change in the directions dq, dk, dv: that of the winner.
+
+    The adjoint of :func:`attention_backward`, hence the derivative of that by its incoming gradient.
+    """
+    shape, kv_heads = q.shape, k.shape[1]
+    q, dq, winners = _grouped(q, kv_heads), _grouped(dq, kv_heads), _grouped(winners, kv_heads).long()
+    k, dk, dv = k.flatten(0, 1), dk.flatten(0, 1), dv.flatten(0, 1)
+    batch, groups, queries, dim = q.shape
+    out = torch.empty_like(q)
+    head = torch.arange(batch, device=q.device)[:, None, None, None]
+    channel = torch.arange(dim, device=q.device)
+    step = max(1, TILE // max(1, batch * groups * dim * dim))
+    for start in range(0, queries, step):
+        rows = slice(start, start + step)
+        won = winners[:, :, rows]
+        query, other = q[:, :, rows, None], k[head, won]  # (B, G, n, 1, D) and (B, G, n, D, D)
+        along, across = dq[:, :, rows, None].expand_as(other), dk[head, won]
+        moved = dv[head, won, channel]
+        if score == "maxplus":
+            moved += (along + across).gather(-1, (query + other).argmax(-1, keepdim=True)).squeeze(-1)
+        else:
+            difference, change = query - other, along - across
+            moved += change.gather(-1, difference.min(-1, keepdim=True).indices).squeeze(-1)
+            moved -= change.gather(-1, difference.max(-1, keepdim=True).indices).squeeze(-1)
+        out[:, :, rows] = moved
+    return out.view(shape)
+
+
 def matmul_forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Max-plus product of (B, M, K) and (B, K, N) and its winners k (int32); see ``naive.matmul``."""
     batch, rows, inner = a.shape

@@ -38,6 +38,13 @@ def attention_backward(heads: int, queries: int, keys: int, dim: int, score: str
     return heads * (queries * 2 * dim + winners * per_winner)
 
 
+def attention_tangent(heads: int, queries: int, dim: int, score: str) -> int:
+    """Semiring operations of the change of every output: its winner's score again, then the change of that score (a
+    difference at two channels and their difference; one sum for maxplus) and of the value.
+    """
+    return heads * queries * dim * (score_cost(dim, score) + (4 if score == "hilbert" else 2))
+
+
 def matmul_forward(batch: int, rows: int, inner: int, columns: int) -> int:
     """Semiring operations of a batched max-plus product."""
     return 2 * batch * rows * inner * columns

@@ -57,6 +57,32 @@ def _attention_backward_shape(
     return like_q, like_k, like_v
 
 
+@torch.library.custom_op("mgr::tropical_attention_tangent", mutates_args=())
+def _attention_tangent(q: Tensor, k: Tensor, winners: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, score: str) -> Tensor:
+    return blocked.attention_tangent(q.contiguous(), k, winners, dq.contiguous(), dk, dv, score)
+
+
+@_attention_tangent.register_fake
+def _attention_tangent_shape(
+    q: Tensor, k: Tensor, winners: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, score: str
+) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def _backward_save(ctx, inputs, output) -> None:
+    _, q, k, _, winners, ctx.score, _ = inputs
+    ctx.save_for_backward(q, k, winners)
+
+
+def _backward_grad(ctx, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward pass is linear in its gradient; it depends on q, k, v through winners only, so almost nowhere."""
+    q, k, winners = ctx.saved_tensors
+    return _attention_tangent(q, k, winners, dq, dk, dv, ctx.score), None, None, None, None, None, None
+
+
+_attention_backward.register_autograd(_backward_grad, setup_context=_backward_save)
+
+
 def _attention_save(ctx, inputs, output) -> None:
     q, k, v, ctx.score, ctx.backend = inputs
     ctx.save_for_backward(q, k, v, output[1])
