@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.architecture import attention_types
+from nanochat.architecture import attention_types, faults
 from nanochat.config import ConfigError, GPTConfig
 from nanochat.flops import ledger
 from nanochat.optim import OPTIMIZERS
@@ -21,7 +21,12 @@ TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "sequence_len": 32, "vocab_size
 @pytest.mark.parametrize("attention", attention_types())
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_every_budget_gets_a_size_and_steps_that_spend_it(budget, attention, optimizer):
-    sized = fit(budget, {"attention_type": attention, "optimizer_type": optimizer})
+    chosen = {"attention_type": attention, "optimizer_type": optimizer}
+    if faults(GPTConfig(**chosen)):
+        with pytest.raises(ConfigError, match="needs second derivatives"):
+            fit(budget, chosen)
+        return
+    sized = fit(budget, chosen)
     assert sized.steps >= MIN_STEPS
     used = sized.steps * ledger(sized.model).step_flops(sized.batch_size)
     assert abs(used - budget) / budget <= 0.005
