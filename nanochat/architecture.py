@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nanochat.attention import MIXERS
 from nanochat.block import BLOCKS
 from nanochat.config import ConfigError, GPTConfig
 from nanochat.optim import OPTIMIZERS
-from nanochat.registry import Hessian, Mechanism, Registry, unknown
+from nanochat.registry import Hessian, Mechanism, Registry, qualified, unknown
 
 RESIDUAL = "residual"
 
@@ -123,3 +124,59 @@ def check(config: GPTConfig) -> None:
     found = faults(config)
     if found:
         raise ConfigError(found)
+
+
+MIXER_FIELDS = ("n_embd", "n_head", "n_kv_head", "sequence_len", "position", "qk_norm", "logit_scaling")
+"""What of :class:`GPTConfig` concerns a mixer by itself."""
+
+
+def mixer_config(name: str, options: Mapping[str, Any]) -> GPTConfig:
+    """The configuration of one mixer, checked, from keywords named as on the command line (``gauge_group="u1"``).
+
+    Args:
+        name: a mixer; block stacks hold mixers and are none.
+        options: :data:`MIXER_FIELDS`, the mixer's own options, or those as a dataclass in ``knobs``.
+
+    Raises:
+        ConfigError: everything that is wrong, one line each.
+    """
+    if name not in MIXERS:
+        raise ConfigError([_no_lone_mixer(name)])
+    sizes = {key: value for key, value in options.items() if key in MIXER_FIELDS}
+    try:
+        found, knobs = [], _knobs_from(MIXERS.get(name), options)
+    except ConfigError as error:
+        found, knobs = list(error.faults), {}
+    try:
+        config = GPTConfig(attention_type=name, knobs=knobs, **sizes)
+    except ConfigError as error:
+        raise ConfigError([*found, *error.faults]) from None
+    found += faults(config)
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def _knobs_from(record: Mechanism, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mixer's own options among the keywords; every other keyword must be one of :data:`MIXER_FIELDS`."""
+    name = record.name
+    own = {item.metadata["flag"].replace("-", "_") or f"{name}_{item.name}": item.name for item in fields(record.knobs)}
+    known = [*MIXER_FIELDS, *own, "knobs"]
+    found = [unknown(f"option of {name}", key, known) for key in options if key not in known]
+    given = {own[key]: value for key, value in options.items() if key in own}
+    knobs: Mapping[str, Any] = options.get("knobs", {})
+    if given and name in knobs:
+        found.append(f"knobs: got {name} beside {', '.join(sorted(options.keys() & own))}, need one of them")
+    try:
+        knobs = {**knobs, name: record.knobs(**given)} if given else knobs
+    except ConfigError as error:
+        found += [qualified(fault, record) for fault in error.faults]
+    if found:
+        raise ConfigError(found)
+    return knobs
+
+
+def _no_lone_mixer(name: str) -> str:
+    if name in attention_types():
+        return f"{name}: got a block stack, which replaces whole blocks, need a mixer: {', '.join(MIXERS.names())}"
+    return unknown("mixer", name, MIXERS.names())

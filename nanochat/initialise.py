@@ -80,7 +80,7 @@ class Mixer(Layer):
         """Room for what it keeps of ``length`` tokens of ``batch`` sequences while decoding."""
         raise NotImplementedError(f"{type(self).__name__} keeps no cache")
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: Any = None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, cache: Any = None) -> Tensor:
         """(B, N, C) to (B, N, C); with a cache the N tokens continue the sequence that it holds."""
         raise NotImplementedError(f"{type(self).__name__} does not mix")
 

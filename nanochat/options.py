@@ -31,7 +31,7 @@ from nanochat.attention import MIXERS
 from nanochat.block import BLOCKS
 from nanochat.config import ConfigError, DataConfig, GPTConfig, OptimConfig, RunConfig, TrainConfig
 from nanochat.optim import OPTIMIZERS
-from nanochat.registry import Record, unknown
+from nanochat.registry import Record, qualified, unknown
 from nanochat.schedule import SCHEDULES
 from nanochat.sizing import BYTE_VOCABULARY, fit, plan_steps
 
@@ -367,7 +367,7 @@ def _build(values: Values, faults: list[str]) -> RunConfig | None:
         if own is not None:
             found: list[str] = []
             _make(record.knobs, own, found, into=knobs[section], name=record.name)
-            faults += [_qualified(fault, record) for fault in found]
+            faults += [qualified(fault, record) for fault in found]
     parts: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         own = {path[1]: value for path, value in values.items() if path[0] == section}
@@ -376,15 +376,6 @@ def _build(values: Values, faults: list[str]) -> RunConfig | None:
         _make(cls, own, faults, into=parts, name=section)
     _names(values, parts, faults)
     return RunConfig(**parts) if len(parts) == len(SECTIONS) and not faults else None
-
-
-def _qualified(fault: str, record: Record) -> str:
-    """A knob's fault under the name that the command line has for it."""
-    for item in fields(record.knobs):
-        short = f"--{item.name.replace('_', '-')}"
-        if not item.metadata.get("flag") and short in fault:
-            return fault.replace(short, f"--{record.name}-{short[2:]}", 1)
-    return fault
 
 
 def _make(cls: type, values: dict[str, Any], faults: list[str], *, into: dict[str, Any], name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -267,3 +267,12 @@ def default_knobs(records: Mapping[str, Record] | list[Record]) -> dict[str, Any
     """Fresh default options of each record that has any, by name."""
     values = records.values() if isinstance(records, Mapping) else records
     return {record.name: record.knobs() for record in values if record.knobs is not NoKnobs}
+
+
+def qualified(fault: str, record: Record) -> str:
+    """A knob's fault under the name that the command line has for it."""
+    for item in fields(record.knobs):
+        short = f"--{item.name.replace('_', '-')}"
+        if not item.metadata.get("flag") and short in fault:
+            return fault.replace(short, f"--{record.name}-{short[2:]}", 1)
+    return fault

@@ -263,7 +263,7 @@ class Gauge(HeadMixer):
         return torch.cat((moved, rotate(neutral, (cos, sin)), odd), -1)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         assert cache is None or isinstance(cache, GaugeCache), "a cache of another mixer"
         q, k, v = self.project(x, None)

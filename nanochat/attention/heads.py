@@ -15,7 +15,7 @@ from nanochat.initialise import Draw, Mixer
 Rope = tuple[Tensor, Tensor]
 
 
-def rotary_table(length: int, head_dim: int, base: float, device: torch.device | str = "cpu") -> Rope:
+def rotary_table(length: int, head_dim: int, base: float = 10000.0, device: torch.device | str = "cpu") -> Rope:
     """Cosines and sines of the rotary angles t * base^(-2i/D), each (length, D/2), in fp32.
 
     Source: arXiv:2104.09864.
@@ -77,8 +77,11 @@ class KeyValueCache:
 
     Args:
         batch: sequences.
-        length: tokens it can hold.
+        length: tokens it can hold; see :meth:`reserve`.
     """
+
+    per_token: tuple[str, ...] = ("keys", "values")
+    """Names of the buffers that have one row per token, (B, K, length, ...)."""
 
     def __init__(self, config: GPTConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
         shape = (batch, config.kv_heads, length, config.head_dim)
@@ -86,9 +89,29 @@ class KeyValueCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.position = 0
 
+    @property
+    def length(self) -> int:
+        """Tokens it has room for."""
+        return self.keys.shape[2]
+
+    def claim(self, tokens: int) -> int:
+        """Check that the new tokens fit; returns where they end."""
+        end = self.position + tokens
+        if end > self.length:
+            raise ValueError(f"cache: got {self.position} + {tokens} tokens, need at most {self.length}")
+        return end
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens in all; what it holds stays."""
+        for name in self.per_token:
+            old = getattr(self, name)
+            wide = old.new_zeros(*old.shape[:2], length, *old.shape[3:])
+            wide[:, :, : self.position] = old[:, :, : self.position]
+            setattr(self, name, wide)
+
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add the new tokens' keys and values; returns all so far, (B, K, S, D) each."""
-        end = self.position + keys.shape[2]
+        end = self.claim(keys.shape[2])
         self.keys[:, :, self.position : end] = keys
         self.values[:, :, self.position : end] = values
         self.position = end
@@ -150,7 +173,7 @@ class HeadMixer(Mixer):
         return (q * sharpness(start, q.shape[2], trained, q)).to(q.dtype)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope)
         q = self.sharpen(q, 0 if cache is None else cache.position)

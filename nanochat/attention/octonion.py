@@ -188,7 +188,7 @@ class Octonion(HeadMixer):
         return octonion_attention(q, k, v, self.unit_scores)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, None)
         keys, maps = memory(k, v, self.unit_scores, rope)

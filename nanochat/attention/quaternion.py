@@ -158,7 +158,7 @@ class Quaternion(HeadMixer):
         return rotor_attention(q, k, v, self.unit_scores)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope)
         keys, turned = memory(k, v, self.unit_scores)

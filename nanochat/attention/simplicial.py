@@ -222,7 +222,7 @@ class Simplicial(HeadMixer):
     def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> Any:
         return WindowCache(self.config, batch, length, device, dtype)
 
-    def forward(self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: Any = None) -> Float[Tensor, "B N C"]:
+    def forward(self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: Any = None) -> Float[Tensor, "B N C"]:
         """``cache``: the :class:`WindowCache` of :meth:`init_cache`."""
         q, k, v = self.project(x, None)
         dim = self.config.head_dim

@@ -208,6 +208,8 @@ class Magnitude(nn.Module):
 class SurrealCache(KeyValueCache):
     """Keys after their norm, values, and the exponents that the norm removed (at least in fp32)."""
 
+    per_token = (*KeyValueCache.per_token, "exponents")
+
     def __init__(self, config: GPTConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
         super().__init__(config, batch, length, device, dtype)
         wide = torch.promote_types(dtype, torch.float32)
@@ -215,7 +217,7 @@ class SurrealCache(KeyValueCache):
 
     def append_exponents(self, r: Tensor) -> Tensor:
         """Add those of the new tokens, before :meth:`append` moves the position; returns all so far."""
-        end = self.position + r.shape[2]
+        end = self.claim(r.shape[2])
         self.exponents[:, :, self.position : end] = r
         return self.exponents[:, :, :end]
 
@@ -256,7 +258,7 @@ class Surreal(HeadMixer):
         return q, k, v, r
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v, r = self.heads(x, rope)
         if cache is not None:

@@ -239,7 +239,7 @@ class Tropical(HeadMixer):
         return gauge(operators.attention(q, k, v, self.score))
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope if self.rotary else None)
         if cache is not None:

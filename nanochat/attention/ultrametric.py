@@ -340,7 +340,7 @@ class Ultrametric(HeadMixer):
         return ratio(sums).to(v.dtype)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | BallCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | BallCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, None)
         with torch.autocast(x.device.type, enabled=False):  # a score in bf16 would flip one digit in some hundred

@@ -1,0 +1,218 @@
+"""Mixers as modules in the place of a model's attention, with parameters, positions and decoding state of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from nanochat.architecture import mixer_config
+from nanochat.attention import MIXERS
+from nanochat.attention.heads import HeadMixer, Rope
+from nanochat.config import ConfigError, GPTConfig
+from nanochat.huggingface.demands import check_keywords, check_starts, groups_of, is_default_scale
+from nanochat.huggingface.functions import PREFIX, register
+from nanochat.huggingface.state import Group, MixerLayer
+from nanochat.initialise import Draw
+
+BASELINE = GPTConfig().attention_type
+"""What layers that are not replaced compute: the softmax attention that they had."""
+
+PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+"""Our names and those of Llama and its relatives."""
+
+TABLE = 2048
+"""Longest ``sequence_len`` that is taken from a model: mixers make tables of that length at once, and let them grow."""
+
+SIZES = ("n_embd", "n_head", "n_kv_head")
+
+
+class MixerAttention(nn.Module):
+    """A mixer with the face of transformers' ``LlamaAttention``.
+
+    Args:
+        mixer: ours; its maps ``query``, ``key``, ``value`` and ``out`` may be the model's.
+        layer_idx: which layer of a cache is its own.
+        longest: positions of the model.
+    """
+
+    is_causal = True
+
+    def __init__(self, mixer: HeadMixer, layer_idx: int, longest: int):
+        super().__init__()
+        self.mixer = mixer
+        self.layer_idx = layer_idx
+        self.longest = longest
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Any = None,
+        past_key_values: Cache | None = None,
+        **keywords: Any,
+    ) -> tuple[Tensor, None]:
+        check_keywords(self.mixer.config.attention_type, keywords)
+        starts = check_starts(attention_mask)
+        batch, tokens = hidden_states.shape[:2]
+        layer = None if past_key_values is None else self.layer_of(past_key_values)
+        before = 0 if layer is None else layer.position
+        groups = [Group(*each) for each in groups_of(starts)] if layer is None else layer.advance(starts, batch, tokens)
+        if starts is None and len(groups) == 1:
+            return self.mix(hidden_states, position_embeddings, groups[0], layer), None
+        y = torch.zeros_like(hidden_states)
+        for group in groups:
+            skip = max(0, group.start - before)
+            if skip < tokens:
+                tables = position_embeddings and tuple(
+                    _rows(each, group.rows)[:, skip:] for each in position_embeddings
+                )
+                part = self.mix(hidden_states[group.rows, skip:], tables, group, layer)
+                y[group.rows, skip:] = part.to(y.dtype)
+        return y, None
+
+    def mix(self, x: Tensor, tables: Sequence[Tensor] | None, group: Group, layer: MixerLayer | None) -> Tensor:
+        """One group of sequences, from their first tokens or continued."""
+        state = None if layer is None else layer.state_of(group, self.mixer, x)
+        return self.mixer(x, self.rope(tables), state)
+
+    def rope(self, tables: Sequence[Tensor] | None) -> Rope | None:
+        """Our form of a model's rotary tables, (1 or B, N, D) with both halves alike; sequences of a group agree."""
+        config = self.mixer.config
+        if tables is None or config.position == "none":
+            return None
+        cos, sin = tables
+        if cos.shape[-1] != config.head_dim:
+            raise ValueError(f"rotary positions: got {cos.shape[-1]} channels, need all {config.head_dim} of a head")
+        if cos.shape[0] > 1 and not bool((cos == cos[:1]).all()):
+            raise ValueError("rotary positions: got sequences at other positions than their neighbours, need the same")
+        return cos[0, :, : config.head_dim // 2], sin[0, :, : config.head_dim // 2]
+
+    def layer_of(self, past: Cache) -> MixerLayer:
+        """Our layer of a model's cache, put there while the cache is new."""
+        layers, index = past.layers, self.layer_idx
+        while len(layers) <= index and past.layer_class_to_replicate is DynamicLayer:
+            layers.append(DynamicLayer())
+        if index < len(layers) and type(layers[index]) is DynamicLayer and not layers[index].is_initialized:
+            layers[index] = MixerLayer(self.longest)
+        layer = layers[index] if index < len(layers) else None
+        if not isinstance(layer, MixerLayer) or past.offloading:
+            raise ValueError(f"cache: got {type(past).__name__} with {layer}, need a new default (dynamic) cache")
+        return layer
+
+
+def _rows(table: Tensor, rows: Any) -> Tensor:
+    return table if table.shape[0] == 1 else table[rows]
+
+
+def replace_attention(
+    model: PreTrainedModel, name: str, *, layers: Iterable[int] | None = None, seed: int = 0, **options: Any
+) -> PreTrainedModel:
+    """Put a mixer in the place of a model's attention modules, in the model itself.
+
+    The projections stay those of the model, with their weights. What else a mixer has is initialised here and becomes
+    part of ``model.state_dict()``. Layers that are not replaced keep softmax attention.
+
+    Args:
+        model: a Llama or a relative: ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` and nothing else in its attention.
+        name: a mixer.
+        layers: which layers; all if not given.
+        seed: keys the initial weights.
+        options: as :func:`nanochat.attention.build` takes them; sizes come from the model. ``qk_norm`` is on by default
+            here as there; ``replace_attention(model, "standard", qk_norm=False)`` changes no output of a Llama.
+
+    Returns:
+        the model.
+
+    Raises:
+        ConfigError: everything that does not fit, one line each; the model is then as it was.
+
+    Example:
+        >>> model = replace_attention(LlamaForCausalLM(config), "gauge", gauge_group="u1")
+        >>> model.generate(prompt, max_new_tokens=20)
+    """
+    found = _attention_modules(model)
+    chosen = {module.layer_idx for module in found.values()} if layers is None else set(layers)
+    faults = _faults(model, found, chosen, options)
+    try:
+        config = mixer_config(name, {**_sizes(model, found), **options})
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from None
+    if not issubclass(MIXERS.get(name).load(), HeadMixer):
+        faults.append(f"{name}: got a mixer without queries, keys and values, need one that has them")
+    if faults:
+        raise ConfigError(faults)
+    for path, module in found.items():
+        if module.layer_idx in chosen:
+            model.set_submodule(path, _built(config, module, _longest(model), seed))
+    register()
+    model.set_attn_implementation(PREFIX + BASELINE)  # its masks are ours
+    return model
+
+
+def _attention_modules(model: nn.Module) -> dict[str, Any]:
+    """Attention modules by path."""
+    names = {*PROJECTIONS.values(), "layer_idx"}
+    return {path: module for path, module in model.named_modules() if all(hasattr(module, name) for name in names)}
+
+
+def _faults(model: nn.Module, found: dict[str, Any], chosen: set[int], options: dict[str, Any]) -> list[str]:
+    if not found:
+        need = ", ".join(PROJECTIONS.values())
+        return [f"model: got {type(model).__name__} without attention that we know, need modules with {need}"]
+    faults = [f"{key}: got {options[key]}, need none: the model has it" for key in SIZES if key in options]
+    absent = sorted(chosen - {module.layer_idx for module in found.values()})
+    if absent:
+        faults.append(f"layers: got {', '.join(map(str, absent))}, need 0 to {len(found) - 1}")
+    return faults + [
+        fault for path, each in found.items() if each.layer_idx in chosen for fault in _misfits(path, each)
+    ]
+
+
+def _misfits(path: str, module: Any) -> list[str]:
+    """What an attention module does that a mixer in its place would not."""
+    found = []
+    extra = {name.split(".")[0] for name, _ in module.named_parameters()} - set(PROJECTIONS.values())
+    width, heads = module.q_proj.in_features, module.q_proj.out_features
+    if extra:
+        found.append(f"{path}: got {', '.join(sorted(extra))} in it, need the four projections only")
+    if width != heads:
+        found.append(f"{path}: got {heads} channels in all heads, need the model's width {width}")
+    if not is_default_scale(module.scaling, module.head_dim):
+        found.append(f"{path}: got scores times {module.scaling:g}, need 1 / sqrt({module.head_dim})")
+    if module.attention_dropout:
+        found.append(f"{path}: got attention_dropout {module.attention_dropout:g}, need 0")
+    if not module.is_causal:
+        found.append(f"{path}: got attention that is not causal, need causal")
+    return found
+
+
+def _longest(model: PreTrainedModel) -> int:
+    return model.config.get_text_config().max_position_embeddings
+
+
+def _sizes(model: PreTrainedModel, found: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a mixer that fits the model."""
+    if not found:
+        return {"n_head": 1, "n_embd": 64}
+    module = next(iter(found.values()))
+    return {
+        "n_embd": module.q_proj.out_features,
+        "n_head": module.q_proj.out_features // module.head_dim,
+        "n_kv_head": module.k_proj.out_features // module.head_dim,
+        "sequence_len": min(_longest(model), TABLE),
+    }
+
+
+def _built(config: GPTConfig, module: Any, longest: int, seed: int) -> MixerAttention:
+    """The mixer that takes the place of one attention module, with its projections."""
+    mixer = MIXERS.get(config.attention_type).load()(config, module.layer_idx)
+    mixer.init_weights(Draw(seed, f"layers.{module.layer_idx}.mixer"))
+    mixer.to(module.q_proj.weight.device, module.q_proj.weight.dtype)
+    for ours, theirs in PROJECTIONS.items():
+        setattr(mixer, ours, getattr(module, theirs))
+    return MixerAttention(mixer, module.layer_idx, longest).train(module.training)
