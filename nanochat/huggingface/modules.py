@@ -19,8 +19,8 @@ from nanochat.huggingface.functions import PREFIX, register
 from nanochat.huggingface.state import Group, MixerLayer
 from nanochat.initialise import Draw
 
-BASELINE = GPTConfig().attention_type
-"""What layers that are not replaced compute: the softmax attention that they had."""
+BASELINE, REST = GPTConfig().attention_type, PREFIX + "rest"
+"""What layers that are not replaced compute, the softmax attention that they had, and its label."""
 
 PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
 """Our names and those of Llama and its relatives."""
@@ -97,9 +97,9 @@ class MixerAttention(nn.Module):
         layers, index = past.layers, self.layer_idx
         while len(layers) <= index and past.layer_class_to_replicate is DynamicLayer:
             layers.append(DynamicLayer())
-        if index < len(layers) and type(layers[index]) is DynamicLayer and not layers[index].is_initialized:
-            layers[index] = MixerLayer(self.longest)
         layer = layers[index] if index < len(layers) else None
+        if type(layer) is DynamicLayer and not layer.is_initialized:
+            layer = layers[index] = MixerLayer(self.longest)
         if not isinstance(layer, MixerLayer) or past.offloading:
             raise ValueError(f"cache: got {type(past).__name__} with {layer}, need a new default (dynamic) cache")
         return layer
@@ -136,10 +136,15 @@ def replace_attention(
         >>> model.generate(prompt, max_new_tokens=20)
     """
     found = _attention_modules(model)
+    if not found:
+        need = ", ".join(PROJECTIONS.values())
+        raise ConfigError(
+            [f"model: got {type(model).__name__} without attention that we know, need modules with {need}"]
+        )
     chosen = {module.layer_idx for module in found.values()} if layers is None else set(layers)
-    faults = _faults(model, found, chosen, options)
+    faults = _faults(found, chosen, options)
     try:
-        config = mixer_config(name, {**_sizes(model, found), **options})
+        config = mixer_config(name, {"sequence_len": min(_longest(model), TABLE), **options, **_sizes(found)})
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
     if not issubclass(MIXERS.get(name).load(), HeadMixer):
@@ -149,8 +154,8 @@ def replace_attention(
     for path, module in found.items():
         if module.layer_idx in chosen:
             model.set_submodule(path, _built(config, module, _longest(model), seed))
-    register()
-    model.set_attn_implementation(PREFIX + BASELINE)  # its masks are ours
+    register(BASELINE, REST)
+    model.set_attn_implementation(REST)  # its masks are ours
     return model
 
 
@@ -160,10 +165,7 @@ def _attention_modules(model: nn.Module) -> dict[str, Any]:
     return {path: module for path, module in model.named_modules() if all(hasattr(module, name) for name in names)}
 
 
-def _faults(model: nn.Module, found: dict[str, Any], chosen: set[int], options: dict[str, Any]) -> list[str]:
-    if not found:
-        need = ", ".join(PROJECTIONS.values())
-        return [f"model: got {type(model).__name__} without attention that we know, need modules with {need}"]
+def _faults(found: dict[str, Any], chosen: set[int], options: dict[str, Any]) -> list[str]:
     faults = [f"{key}: got {options[key]}, need none: the model has it" for key in SIZES if key in options]
     absent = sorted(chosen - {module.layer_idx for module in found.values()})
     if absent:
@@ -195,16 +197,13 @@ def _longest(model: PreTrainedModel) -> int:
     return model.config.get_text_config().max_position_embeddings
 
 
-def _sizes(model: PreTrainedModel, found: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of a mixer that fits the model."""
-    if not found:
-        return {"n_head": 1, "n_embd": 64}
+def _sizes(found: dict[str, Any]) -> dict[str, int]:
+    """Those of a mixer that fits the model."""
     module = next(iter(found.values()))
     return {
         "n_embd": module.q_proj.out_features,
         "n_head": module.q_proj.out_features // module.head_dim,
         "n_kv_head": module.k_proj.out_features // module.head_dim,
-        "sequence_len": min(_longest(model), TABLE),
     }
 
 
