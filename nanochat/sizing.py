@@ -5,7 +5,8 @@ Compute-optimal rule: with N weights in products and D training tokens, :math:`C
 (arXiv:2406.19146 on why that matters at small sizes). What is solved is not the approximation but the ledger: of a
 ladder of shapes, the one whose tokens per weight come closest to 20. The size is priced for ``standard`` with AdamW
 whatever the mechanism, so that every arm of a comparison gets the same one; the steps are those of the mechanism that
-is trained.
+is trained. Only an optimizer that looks at the curvature, whose steps cost many times as much, is priced itself: a
+suite has one optimizer for all arms.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from nanochat.architecture import faults as mechanism_faults
 from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.flops import ledger
+from nanochat.optim import OPTIMIZERS
 
 MIN_STEPS = 200
 """Fewer optimizer steps than this are no training run: the rounding of steps alone would miss the budget by 0.25 %."""
@@ -148,7 +150,7 @@ def fit(
     if strange:
         raise ValueError(f"fit: got {strange}, need fields of GPTConfig, batch_size or tokenizer")
     _check(budget, fixed.get("batch_size", 1))
-    candidates = list(_candidates(budget, fixed))
+    candidates = list(_candidates(budget, fixed, optim))
     roomy = [each for each in candidates if each[2] >= AIM_STEPS]
     if roomy:
         chosen = min(roomy, key=lambda each: abs(log(_per_weight(each) / TOKENS_PER_WEIGHT)))
@@ -169,7 +171,7 @@ def _check(budget: float, batch_size: int) -> None:
         raise ConfigError([f"--batch-size: got {batch_size}, need at least 1"])
 
 
-def _candidates(budget: float, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
+def _candidates(budget: float, fixed: Mapping[str, Any], optim: OptimConfig | None) -> Iterator[Candidate]:
     """Each rung with what is fixed put in its place; rungs that it contradicts drop out.
 
     Raises:
@@ -183,16 +185,19 @@ def _candidates(budget: float, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
             faults = error.faults
             continue
         found += 1
-        price = ledger(_reference(model))
-        tokens = budget / price.training.total
-        batch_size = fixed.get("batch_size") or _batch(tokens, model.sequence_len)
+        price = ledger(_reference(model), optim=optim)
+        per_token = price.training.total + (price.curvature.total / price.every if price.every else 0.0)
+        batch_size = fixed.get("batch_size") or _batch(budget / per_token, model.sequence_len)
         yield model, batch_size, budget / price.step_flops(batch_size)
     if not found:
         raise ConfigError(faults)
 
 
 def _reference(model: GPTConfig) -> GPTConfig:
-    return replace(model, attention_type="standard", attention_pattern="", optimizer_type="adamw", knobs={})
+    known = model.optimizer_type in OPTIMIZERS
+    curved = known and OPTIMIZERS.get(model.optimizer_type).curvature is not None
+    optimizer = model.optimizer_type if curved else "adamw"
+    return replace(model, attention_type="standard", attention_pattern="", optimizer_type=optimizer, knobs={})
 
 
 def _shape(rung: Rung, fixed: Mapping[str, Any]) -> GPTConfig:
@@ -276,7 +281,7 @@ def _smaller(config: GPTConfig, budget: float, optim: OptimConfig | None) -> str
     }
     del kept["sequence_len"]
     best, most = None, 0.0
-    for model, batch_size, _ in _candidates(budget, kept):
+    for model, batch_size, _ in _candidates(budget, kept, optim):
         steps = budget / ledger(model, optim=optim).step_flops(batch_size)
         if steps >= MIN_STEPS and model.n_embd <= config.n_embd:
             best = (model, batch_size, steps)

@@ -158,7 +158,7 @@ def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
     preset = PRESETS[config.preset]
     budget = config.target_flops or preset.target_flops
     arms = _checked(config)
-    sized = fit(budget, vocab_size=vocab_size)
+    sized = fit(budget, {"optimizer_type": config.optimizer}, vocab_size=vocab_size)
     shape = {name: getattr(sized.model, name) for name in ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")}
     built = models(arms, shape, config.optimizer)
     ledgers = {label: ledger(model) for label, model in built.items()}

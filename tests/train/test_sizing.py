@@ -26,6 +26,10 @@ def test_every_budget_gets_a_size_and_steps_that_spend_it(budget, attention, opt
         with pytest.raises(ConfigError, match="needs second derivatives"):
             fit(budget, chosen)
         return
+    if optimizer == "hoss" and budget < 1e10:  # the smallest shape has 200 steps from 6e9 or so
+        with pytest.raises(ConfigError, match="need 200 steps: "):
+            fit(budget, chosen)
+        return
     sized = fit(budget, chosen)
     assert sized.steps >= MIN_STEPS
     used = sized.steps * ledger(sized.model).step_flops(sized.batch_size)
