@@ -31,10 +31,10 @@ WEIGHED = ("tropical",)
 EXPONENTS = {"ultrametric-mode=trie": 1.15, "fractal": 1.15, "tropical-score=maxplus": 1.1}
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 FITTED_FROM = 4096
-PATIENCE = 3.0
-"""A contender whose step took more seconds than this is not taken to greater lengths."""
-SHORT = 2**24
-"""Memory is taken up to this many pairs of tokens where time is quadratic."""
+PATIENCE = 4.0
+"""A contender whose step took more seconds of processor time than this is not taken to greater lengths."""
+QUADRATIC_UP_TO = 16384
+"""Memory is taken up to this many tokens where time is quadratic."""
 
 
 def parse(label: str) -> tuple[str, dict[str, Any]]:
@@ -92,14 +92,14 @@ def times(labels: list[str], lengths: tuple[int, ...], rounds: int) -> dict[str,
     """Median lap by contender and length; whoever is slow is not taken further."""
     found: dict[str, dict[int, timing.Lap]] = {label: {} for label in (BASE, *labels)}
     for length in lengths:
-        running = [name for name, own in found.items() if all(lap.seconds < PATIENCE for lap in own.values())]
+        running = [name for name, own in found.items() if all(lap.processor < PATIENCE for lap in own.values())]
         laps = timing.interleave({name: step(name, length) for name in running}, rounds)
         for name, own in laps.items():
             found[name][length] = sorted(own, key=lambda lap: lap.seconds)[len(own) // 2]
     return found
 
 
-def weigh(label: str, lengths: tuple[int, ...], threads: int) -> dict[int, float]:
+def weigh(label: str, lengths: list[int], threads: int) -> dict[int, float]:
     """MiB by length: growth of the resident size of a fresh process over what a short step needed."""
     command = [sys.executable, __file__, "--weigh", label, "--lengths", ",".join(map(str, lengths))]
     done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
@@ -140,26 +140,21 @@ def study(report: timing.Report, wanted: list[str], quick: bool) -> dict[str, An
     head = [f"one mixer, ms, by tokens ({rounds} rounds)", *map(str, lengths)]
     report.table([*head, "exponent", "by processor", "bar", "", f"beats {BASE} from"], rows)
     report.say()
-    weighed = weights(report, labels, [name for name in WEIGHED if name in wanted], lengths, start)
+    ends = list(lengths[2::2])  # 4096, 16384, 65536
+    weighed = weights(report, labels, [name for name in WEIGHED if name in wanted], ends)
     return {"time": figures, "memory": weighed}
 
 
-def weights(
-    report: timing.Report, labels: list[str], quadratic: list[str], lengths: tuple[int, ...], start: int
-) -> dict[str, Any]:
+def weights(report: timing.Report, labels: list[str], quadratic: list[str], lengths: list[int]) -> dict[str, Any]:
     """Say the table of peak memory; returns its figures."""
     rows, figures = [], {}
     for name in (BASE, *quadratic, *labels):
-        own = tuple(
-            length for length in lengths[1::2] if length >= start and (name in labels or length**2 <= SHORT * 16)
-        )
-        sizes = weigh(name, own, report.options.threads)
-        slope = exponent({length: max(size, 1e-3) for length, size in sizes.items()}, start)
-        rows.append([name, *(f"{sizes[n]:.0f}" if n in sizes else "-" for n in lengths[1::2] if n >= start)])
-        rows[-1].append("-" if slope is None else f"{slope:.2f}")
+        sizes = weigh(name, [n for n in lengths if name in labels or n <= QUADRATIC_UP_TO], report.options.threads)
+        slope = exponent({length: max(size, 1e-3) for length, size in sizes.items()}, 0)
+        cells = [f"{sizes[n]:.0f}" if n in sizes else "-" for n in lengths]
+        rows.append([name, *cells, "-" if slope is None else f"{slope:.2f}"])
         figures[name] = {"mib": sizes, "exponent": slope}
-    head = ["peak memory, MiB, by tokens", *(str(n) for n in lengths[1::2] if n >= start), "exponent"]
-    report.table(head, rows)
+    report.table(["peak memory, MiB, by tokens", *map(str, lengths), "exponent"], rows)
     return figures
 
 

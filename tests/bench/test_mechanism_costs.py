@@ -9,6 +9,12 @@ import sys
 import time
 
 import pytest
+import torch
+
+from nanochat.architecture import attention_types
+
+LINEAR = {"ultrametric-mode=trie": 1.15, "fractal": 1.15, "tropical-score=maxplus": 1.1}
+"""Largest exponent of time in the number of tokens."""
 
 
 @pytest.fixture
@@ -89,3 +95,30 @@ def test_work_of_others_is_seen_and_own_work_is_not(scripts):
     assert load.others() == pytest.approx(0.5, abs=0.1) and "BUSY" in load.sentence()
     load.start = (time.perf_counter() - 10, load._all() - 10, load._own() - 10)
     assert load.others() < 0.1 and "BUSY" not in load.sentence()
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow  # half a minute each on an idle machine
+@pytest.mark.parametrize("label", [label for label in LINEAR if label.partition("-")[0] in attention_types()])
+def test_long_contexts_take_linear_time_and_memory(scripts, one_thread, label):
+    """By processor time, which a busy machine leaves nearly as it is. Softmax attention is the negative control."""
+    _, long_context, timing = scripts
+
+    def spent(name: str, lengths: tuple[int, ...]) -> dict[int, float]:
+        laps = timing.interleave({length: long_context.step(name, length) for length in lengths}, rounds=3)
+        return {length: min(lap.processor for lap in own) for length, own in laps.items()}
+
+    own = spent(label, (4096, 8192, 16384, 32768, 65536))
+    base = spent("standard", (2048, 4096, 8192))
+    assert long_context.exponent(own, 0) <= LINEAR[label], own
+    assert long_context.exponent(base, 0) > 1.4, base
+    assert own[4096] < base[4096] or label == "tropical-score=maxplus", (own, base)
+    sizes = long_context.weigh(label, [4096, 16384, 65536], 1)
+    assert 0.8 < long_context.exponent(sizes, 0) < 1.1, sizes

@@ -16,6 +16,7 @@ from nanochat.record import (
     directory_of,
     environment,
     finite,
+    peak_memory,
     read_metrics,
     strict_json,
     write_bytes,
@@ -132,3 +133,11 @@ def test_the_environment_holds_versions_and_no_secret(monkeypatch):
     value = json.loads(text)
     assert value["python"] and value["processor"] and value["versions"]["torch"]
     assert "hunter2" not in text and os.path.expanduser("~") + "/" not in text
+
+
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent():
+    ballast = bytearray(400 * 2**20)
+    code = "from nanochat.record import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(ballast) == 400 * 2**20 and 2**20 < int(done.stdout) < 200 * 2**20
+    assert peak_memory() > 400 * 2**20
