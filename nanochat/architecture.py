@@ -113,7 +113,8 @@ def faults(config: GPTConfig) -> list[str]:
     for record in dict.fromkeys(built.mixers):
         if config.logit_scaling != "none" and not record.length_aware:
             able = ", ".join(mixer.name for mixer in MIXERS if mixer.length_aware)
-            found.append(f"--logit-scaling {config.logit_scaling}: got {record.name}, need one of {able}")
+            why = f", {record.length_blind}" if record.length_blind else ""
+            found.append(f"--logit-scaling {config.logit_scaling}: got {record.name}{why}, need one of {able}")
     for record in dict.fromkeys((built.block, *built.mixers)):
         found += [fault for need in record.requires if (fault := need.fault(config))]
     return found or _curvature_faults(config, built)

@@ -158,6 +158,7 @@ class Mechanism(Record):
             (none, for a block stack).
         length_aware: whether ``--logit-scaling`` acts on it: its scores are linear in the query, which it takes from
             ``HeadMixer.forward`` (or from ``HeadMixer.sharpen``, if it has a forward pass of its own).
+        length_blind: otherwise, why: a clause on the mixer, which the refusal of ``--logit-scaling`` quotes.
         requires: constraints; all broken ones are reported together.
         reduces_to: the limit that ties it to something known, tested.
         claims: ids of the capability tasks on which it is judged.
@@ -173,6 +174,7 @@ class Mechanism(Record):
     recompute: float = 0.0
     shapes: Callable[[GPTConfig], list[tuple[int, ...]]] | None = None
     length_aware: bool = False
+    length_blind: str = ""
     requires: tuple[Requirement, ...] = ()
     reduces_to: Limit | None = None
     claims: tuple[str, ...] = ()

@@ -143,6 +143,7 @@ MIXERS.register(
         reduces_to=Limit(
             statement="with identity transports, causal softmax attention", check="flat_limit", tolerance=1e-12
         ),
+        length_aware=True,
         page="gauge.md",
         twin="demos.matrix_gauge.maths.gauge_attention",
     ),
@@ -268,6 +269,7 @@ class Gauge(HeadMixer):
         assert cache is None or isinstance(cache, GaugeCache), "a cache of another mixer"
         q, k, v = self.project(x, None)
         q, k = self.neutral_positions(q, rope), self.neutral_positions(k, rope)
+        q = self.sharpen(q, 0 if cache is None else cache.position)
         frame, last = frames(self.connection(x), self.group, None if cache is None else cache.frame)
         q, k, v = (operators.turn(frame, each, self.group) for each in (q, k, v))
         if cache is not None:

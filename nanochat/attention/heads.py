@@ -32,15 +32,26 @@ def rotate(x: Float[Tensor, "B H T D"], rope: Rope) -> Float[Tensor, "B H T D"]:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
-def sharpness(start: int, queries: int, trained: int, like: Tensor) -> Float[Tensor, "N 1"]:
-    r"""Factor of the scores of N queries from position ``start``: :math:`\max(1, \log t / \log T_{train})`.
+def sharpness(
+    start: int, queries: int, trained: int, like: Tensor, windows: tuple[int, ...] = ()
+) -> Float[Tensor, "N 1"]:
+    r"""Factor of the scores of N queries from position ``start``: :math:`\max(1, \log n_t / \log n_{T_{train}})`.
 
-    t is the number of tokens that a query sees, itself included. A softmax over more keys than in training spreads
-    out; scores that grow with log t hold its sharpness. Source: arXiv:2202.12172.
+    :math:`n_t = t` is the number of tokens that a query sees, itself included; with windows w, the number of tuples
+    :math:`\prod_w \min(t, w)`. A softmax over more of them than in training spreads out; scores that grow with their
+    logarithm hold its sharpness. Source: arXiv:2202.12172.
     """
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    seen = torch.arange(start + 1, start + queries + 1, device=like.device, dtype=wide)
-    return (seen.log() / math.log(trained)).clamp_min(1)[:, None]
+    tokens = torch.arange(start + 1, start + queries + 1, device=like.device, dtype=wide)
+    if not windows:
+        return (tokens.log() / math.log(trained)).clamp_min(1)[:, None]
+    seen = torch.stack([tokens.clamp_max(window).log() for window in windows]).sum(0)
+    return (seen / sum(math.log(min(trained, window)) for window in windows)).clamp_min(1)[:, None]
+
+
+def sharpened(q: Float[Tensor, "B H N D"], factor: Float[Tensor, "N 1"] | None) -> Float[Tensor, "B H N D"]:
+    """Queries times their factor, in their own type; themselves where there is none."""
+    return q if factor is None else (q * factor).to(q.dtype)
 
 
 def repeat_heads(x: Float[Tensor, "B K T D"], groups: int) -> Float[Tensor, "B H T D"]:
@@ -128,7 +139,12 @@ class HeadMixer(Mixer):
 
     ``attend(q: (B, H, N, D), k: (B, K, S, D), v: (B, K, S, D)) -> (B, H, N, D)`` where the N queries are the
     last N of the S positions: N = S in training, N < S when a cache continues a sequence.
+
+    Attributes:
+        windows: how far back each token of what it attends to may lie; none if all the way.
     """
+
+    windows: tuple[int, ...] = ()
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -165,12 +181,16 @@ class HeadMixer(Mixer):
             q, k = rotate(q, rope), rotate(k, rope)
         return q, k, v
 
-    def sharpen(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "B H N D"]:
-        """Queries from position ``start`` on as ``--logit-scaling`` has them; unchanged within the trained length."""
+    def sharpness(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "N 1"] | None:
+        """What ``--logit-scaling`` multiplies scores of queries from ``start`` on by, if it does."""
         trained = self.config.sequence_len
         if self.config.logit_scaling == "none" or start + q.shape[2] <= trained:
-            return q
-        return (q * sharpness(start, q.shape[2], trained, q)).to(q.dtype)
+            return None
+        return sharpness(start, q.shape[2], trained, q, self.windows)
+
+    def sharpen(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "B H N D"]:
+        """Queries from position ``start`` on as ``--logit-scaling`` has them; unchanged within the trained length."""
+        return sharpened(q, self.sharpness(q, start))
 
     def forward(
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None

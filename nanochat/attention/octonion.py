@@ -81,6 +81,7 @@ MIXERS.register(
             check="quaternion_limit",
             tolerance=1e-12,
         ),
+        length_aware=True,
         page="octonion.md",
         twin="demos.octonion.maths.rotor_attention",
     ),
@@ -91,7 +92,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope
+from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, sharpened
 from nanochat.kernels.hypercomplex import fast, naive
 
 
@@ -126,10 +127,13 @@ def read(
     maps: Float[Tensor, "B K S W"],
     unit_scores: bool = True,
     rope: Rope | None = None,
+    factor: Float[Tensor, "N 1"] | None = None,
 ) -> Float[Tensor, "B H N D"]:
-    """Average the maps of :func:`memory` and apply the average to the unit query."""
+    """Average the maps of :func:`memory` and apply the average to the unit query; ``factor`` multiplies the scores."""
     scored, units = _scored(q, unit_scores, rope)
-    mixed = fast.causal_attention(scored, keys, maps, (N if unit_scores else 1) * q.shape[-1] ** -0.5)
+    mixed = fast.causal_attention(
+        sharpened(scored, factor), keys, maps, (N if unit_scores else 1) * q.shape[-1] ** -0.5
+    )
     return _back(fast.apply(fast.split(mixed, WIDTH).movedim(-2, 0).contiguous(), units))
 
 
@@ -191,10 +195,11 @@ class Octonion(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, None)
+        factor = self.sharpness(q, 0 if cache is None else cache.position)
         keys, maps = memory(k, v, self.unit_scores, rope)
         if cache is not None:
             keys, maps = cache.append(keys, maps)
-        y = read(q, keys, maps, self.unit_scores, rope)
+        y = read(q, keys, maps, self.unit_scores, rope, factor)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -73,6 +73,7 @@ MIXERS.register(
             check="real_limit",
             tolerance=1e-12,
         ),
+        length_aware=True,
         page="octonion.md",
         twin="demos.octonion.maths.rotor_attention",
     ),
@@ -84,7 +85,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope
+from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, sharpened
 from nanochat.kernels.hypercomplex import fast
 
 
@@ -102,13 +103,17 @@ def read(
     keys: Float[Tensor, "B K S D"],
     turned: Float[Tensor, "B K S D"],
     unit_scores: bool = True,
+    factor: Float[Tensor, "N 1"] | None = None,
 ) -> Float[Tensor, "B H N D"]:
-    r"""Average what :func:`memory` holds and turn it into the frame of the query: :math:`u_i \sum_j a_{ij} t_j`."""
+    r"""Average what :func:`memory` holds and turn it into the frame of the query: :math:`u_i \sum_j a_{ij} t_j`.
+
+    ``factor`` multiplies the scores; the rotor that turns stays a unit.
+    """
     rotors = fast.unit(fast.split(q, N))
     scale = q.shape[-1] ** -0.5
     if unit_scores:
         q, scale = rotors.flatten(-2), N * scale
-    mixed = fast.causal_attention(q, keys, turned, scale)
+    mixed = fast.causal_attention(sharpened(q, factor), keys, turned, scale)
     return fast.multiply(rotors, fast.split(mixed, N)).flatten(-2)
 
 
@@ -161,10 +166,11 @@ class Quaternion(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope)
+        factor = self.sharpness(q, 0 if cache is None else cache.position)
         keys, turned = memory(k, v, self.unit_scores)
         if cache is not None:
             keys, turned = cache.append(keys, turned)
-        y = read(q, keys, turned, self.unit_scores)
+        y = read(q, keys, turned, self.unit_scores, factor)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -137,12 +137,18 @@ MIXERS.register(
                 "--simplicial-form determinant: got {config.head_dim} channels per head, need at least 3 (best a "
                 "multiple: those left over enter by their product)",
             ),
+            Requirement(
+                lambda config: config.logit_scaling == "none" or max(knobs_of(config).windows) > config.sequence_len,
+                "--logit-scaling {config.logit_scaling}: got a --simplicial-window within --sequence-len "
+                "{config.sequence_len}, which sees no more pairs in a longer sequence, need a longer window or none",
+            ),
         ),
         reduces_to=Limit(
             statement="with k' = v' = 1 and w1 = T, causal softmax attention, whatever w2 is",
             check="softmax_limit",
             tolerance=1e-12,
         ),
+        length_aware=True,
         page="simplicial.md",
         twin="demos.simplicial.maths.simplicial_attention",
     ),
@@ -208,7 +214,7 @@ class Simplicial(HeadMixer):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
         knobs = knobs_of(config)
-        self.window, self.form, self.slopes = knobs.windows, knobs.form, slopes(config)
+        self.windows, self.form, self.slopes = knobs.windows, knobs.form, slopes(config)
         width = kv_width(config)
         maps = {name: nn.Linear(config.n_embd, width, bias=False) for name in ("key", "value")}
         self.second = nn.ModuleDict(maps)
@@ -233,9 +239,10 @@ class Simplicial(HeadMixer):
             second_k = F.rms_norm(second_k, (dim,))
         if rope is not None and self.form == "determinant":
             q, k, second_k = (rotate_triples(each, rope) for each in (q, k, second_k))
+        q = self.sharpen(q, 0 if cache is None else cache.position)
         if cache is not None:
             k, v, second_k, second_v = cache.append((k, v, second_k, second_v))
-        y = operators.attention(q, k, v, second_k, second_v, self.window, self.form, self.slopes)
+        y = operators.attention(q, k, v, second_k, second_v, self.windows, self.form, self.slopes)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -96,6 +96,7 @@ MIXERS.register(
             check="one_scale_limit",
             tolerance=1e-12,
         ),
+        length_aware=True,
         page="surreal.md",
         twin="demos.surreal.maths.surreal_attention",
     ),
@@ -107,7 +108,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, causal_mask, repeat_heads, rotate
+from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, causal_mask, repeat_heads, rotate, sharpened
 from nanochat.config import GPTConfig
 from nanochat.initialise import Draw
 
@@ -171,20 +172,29 @@ def carry(k: Float[Tensor, "B K S D"], power: Float[Tensor, "B K S 1"]) -> Float
     return torch.cat((k, high.to(k.dtype), (power - high).to(k.dtype)), -1)
 
 
+def _query(q: Float[Tensor, "B H N D"], factor: Float[Tensor, "N 1"] | None) -> Float[Tensor, "B H N D2"]:
+    """Queries with the two channels that read the exponent: ones, or the factor of all scores."""
+    if factor is None:
+        return F.pad(q, (0, PARTS), value=1.0)
+    return torch.cat((sharpened(q, factor), factor.to(q.dtype).expand(*q.shape[:3], PARTS)), -1)
+
+
 def surreal_attention(
     q: Float[Tensor, "B H N D"],
     k: Float[Tensor, "B K S D"],
     v: Float[Tensor, "B K S D"],
     r: Float[Tensor, "B K S 1"],
     temperature: float = 1.0,
+    factor: Float[Tensor, "N 1"] | None = None,
 ) -> Float[Tensor, "B H N D"]:
     """The same as :func:`naive` through ``scaled_dot_product_attention``: the exponent is two more channels.
 
-    They meet channels of ones in the query and of zeros in the value. Memory as softmax attention.
+    They meet channels of ones in the query and of zeros in the value. Memory as softmax attention. ``factor`` raises
+    the monomials to a power: it multiplies mantissas and exponents, so the order of the weights stays.
     """
     dim, queries, keys = q.shape[-1], q.shape[2], k.shape[2]
     k = carry(k, r * (dim**0.5 / temperature))
-    q, v = F.pad(q, (0, PARTS), value=1.0), F.pad(v, (0, PARTS))
+    q, v = _query(q, factor), F.pad(v, (0, PARTS))
     whole = queries == keys
     mask = None if whole or queries == 1 else causal_mask(queries, keys, 0, q.device)
     y = F.scaled_dot_product_attention(
@@ -261,11 +271,12 @@ class Surreal(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v, r = self.heads(x, rope)
+        factor = self.sharpness(q, 0 if cache is None else cache.position)
         if cache is not None:
             assert isinstance(cache, SurrealCache)
             r = cache.append_exponents(r)
             k, v = cache.append(k, v)
-        y = surreal_attention(q, k, v, r, self.temperature)
+        y = surreal_attention(q, k, v, r, self.temperature, factor)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 

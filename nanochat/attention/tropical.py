@@ -110,6 +110,7 @@ MIXERS.register(
             check="maslov_limit",
             tolerance=1e-6,
         ),
+        length_blind="whose maximum does not spread out over more keys",
         page="tropical.md",
         twin="demos.tropical.maths.tropical_attention",
     ),

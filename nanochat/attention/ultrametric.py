@@ -169,6 +169,7 @@ MIXERS.register(
             check="one_ball_limit",
             tolerance=1e-12,
         ),
+        length_blind="whose weights are levels of a tree and no exponentials of scores",
         page="ultrametric.md",
         twin="demos.ultrametric.maths.ultrametric_attention",
     ),
