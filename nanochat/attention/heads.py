@@ -181,7 +181,7 @@ class HeadMixer(Mixer):
             q, k = rotate(q, rope), rotate(k, rope)
         return q, k, v
 
-    def sharpness(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "N 1"] | None:
+    def score_factor(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "N 1"] | None:
         """What ``--logit-scaling`` multiplies scores of queries from ``start`` on by, if it does."""
         trained = self.config.sequence_len
         if self.config.logit_scaling == "none" or start + q.shape[2] <= trained:
@@ -190,7 +190,7 @@ class HeadMixer(Mixer):
 
     def sharpen(self, q: Float[Tensor, "B H N D"], start: int) -> Float[Tensor, "B H N D"]:
         """Queries from position ``start`` on as ``--logit-scaling`` has them; unchanged within the trained length."""
-        return sharpened(q, self.sharpness(q, start))
+        return sharpened(q, self.score_factor(q, start))
 
     def forward(
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None

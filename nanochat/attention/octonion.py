@@ -195,7 +195,7 @@ class Octonion(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, None)
-        factor = self.sharpness(q, 0 if cache is None else cache.position)
+        factor = self.score_factor(q, 0 if cache is None else cache.position)
         keys, maps = memory(k, v, self.unit_scores, rope)
         if cache is not None:
             keys, maps = cache.append(keys, maps)

@@ -166,7 +166,7 @@ class Quaternion(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope)
-        factor = self.sharpness(q, 0 if cache is None else cache.position)
+        factor = self.score_factor(q, 0 if cache is None else cache.position)
         keys, turned = memory(k, v, self.unit_scores)
         if cache is not None:
             keys, turned = cache.append(keys, turned)

@@ -271,7 +271,7 @@ class Surreal(HeadMixer):
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v, r = self.heads(x, rope)
-        factor = self.sharpness(q, 0 if cache is None else cache.position)
+        factor = self.score_factor(q, 0 if cache is None else cache.position)
         if cache is not None:
             assert isinstance(cache, SurrealCache)
             r = cache.append_exponents(r)
