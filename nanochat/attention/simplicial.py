@@ -214,7 +214,8 @@ class Simplicial(HeadMixer):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
         knobs = knobs_of(config)
-        self.windows, self.form, self.slopes = knobs.windows, knobs.form, slopes(config)
+        self.window, self.form, self.slopes = knobs.windows, knobs.form, slopes(config)
+        self.windows = self.window
         width = kv_width(config)
         maps = {name: nn.Linear(config.n_embd, width, bias=False) for name in ("key", "value")}
         self.second = nn.ModuleDict(maps)
@@ -242,7 +243,7 @@ class Simplicial(HeadMixer):
         q = self.sharpen(q, 0 if cache is None else cache.position)
         if cache is not None:
             k, v, second_k, second_v = cache.append((k, v, second_k, second_v))
-        y = operators.attention(q, k, v, second_k, second_v, self.windows, self.form, self.slopes)
+        y = operators.attention(q, k, v, second_k, second_v, self.window, self.form, self.slopes)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 
