@@ -6,16 +6,21 @@ Everything between the projections is piecewise linear: each output channel copi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.attention._head_operations import head_backward, head_hessian, head_operations
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
-from nanochat.kernels.maxplus.cost import SCORES, attention_backward, attention_forward, attention_tangent
+from nanochat.kernels.maxplus import cost
+from nanochat.kernels.maxplus.cost import SCORES
 from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
+
+
+LARGEST_BETA = 1e6
+"""Above it fp32 tells the log-sum-exp from the maximum no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +33,18 @@ class TropicalKnobs:
         "how positions enter where --position is rope: tropical translations (relative) or rotary pairs (ablation)",
         choices=("translation", "rotary"),
     )
+    beta: float | None = option(
+        None, "inverse temperature: every maximum becomes (1/beta) log sum exp(beta .); the maximum itself if not given"
+    )
     record_margins: bool = option(False, "record the margins of held-out tokens beside each evaluation")
 
     def __post_init__(self) -> None:
-        if faults := common_faults(self):
+        faults = common_faults(self)
+        if self.beta is not None and not 0 < self.beta <= LARGEST_BETA:
+            faults.append(f"--tropical-beta: got {self.beta:g}, need more than 0, at most {LARGEST_BETA:g}")
+        if self.beta is not None and self.record_margins:
+            faults.append("--tropical-record-margins: got --tropical-beta too, need it left out: a margin has a winner")
+        if faults:
             raise ConfigError(faults)
 
 
@@ -44,46 +57,97 @@ def _rotary(config: GPTConfig) -> bool:
     return config.position == "rope" and knobs_of(config).position == "rotary"
 
 
+def _translated(config: GPTConfig) -> bool:
+    return config.position == "rope" and not _rotary(config)
+
+
 def _around(config: GPTConfig) -> Operations:
-    """Forward per token, outside the kernel: what heads share, one translation of q and k, the gauge fix."""
-    translated = config.position == "rope" and not _rotary(config)
-    moved = config.n_embd + config.kv_heads * config.head_dim if translated else 0
-    return head_operations(config, rotary=_rotary(config)) + Operations(elementwise=2 * config.n_embd + moved)
+    """Forward per token, outside the kernel: what heads share, one translation of q and k, the gauge fix.
+
+    At finite beta q, k, v and outputs are scaled, and the gauge is a log-softmax (5) between two scalings.
+    """
+    kv_width = config.kv_heads * config.head_dim
+    moved = config.n_embd + kv_width if _translated(config) else 0
+    fixed = 2 * config.n_embd if knobs_of(config).beta is None else 9 * config.n_embd + 2 * kv_width
+    return head_operations(config, rotary=_rotary(config)) + Operations(elementwise=fixed + moved)
+
+
+def _linear(config: GPTConfig, length: int) -> bool:
+    """Whether a sequence of ``length`` is mixed in linear time."""
+    knobs = knobs_of(config)
+    return knobs.score == "maxplus" and knobs.beta is None and cost.recurrence_pays(length, config.head_dim)
 
 
 def operations(config: GPTConfig, length: int) -> Operations:
     """Forward, per token of a sequence of ``length``."""
-    kernel = attention_forward(config.n_head, length, length, config.head_dim, knobs_of(config).score)
-    return _around(config) + Operations(semiring=kernel / length)
+    knobs, heads, dim = knobs_of(config), config.n_head, config.head_dim
+    if _linear(config, length):
+        kernel = Operations(semiring=cost.recurrence_forward(heads, config.kv_heads, length, dim))
+    elif knobs.beta is None:
+        kernel = Operations(semiring=cost.attention_forward(heads, length, length, dim, knobs.score))
+    else:
+        kernel = Operations(elementwise=cost.maslov_forward(heads, length, length, dim, knobs.score))
+    return _around(config) + (1 / length) * kernel
 
 
 def backward(config: GPTConfig, length: int) -> Operations:
-    """Backward, per token: the gauge costs 3 per channel; the kernel's is a scatter, far cheaper than its forward."""
-    kernel = attention_backward(config.n_head, length, length, config.head_dim, knobs_of(config).score)
-    gauged = Operations(semiring=kernel / length, elementwise=3 * config.n_embd)
-    return head_backward(config, rotary=_rotary(config)) + gauged
+    """Backward, per token: the gauge costs 3 per channel, or 8 and 2 for the scalings; the hard kernel's is a scatter,
+    far cheaper than its forward.
+    """
+    knobs, heads, dim = knobs_of(config), config.n_head, config.head_dim
+    total = head_backward(config, rotary=_rotary(config))
+    if knobs.beta is not None:
+        kernel = cost.maslov_backward(heads, length, length, dim, knobs.score)
+        scaled = 8 * config.n_embd + 2 * config.kv_heads * dim
+        return total + Operations(elementwise=kernel / length + scaled)
+    kernel = (
+        cost.recurrence_backward(heads, length, dim)
+        if _linear(config, length)
+        else cost.attention_backward(heads, length, length, dim, knobs.score)
+    )
+    return total + Operations(semiring=kernel / length, elementwise=3 * config.n_embd)
 
 
 def decode(config: GPTConfig, length: int) -> Operations:
-    """Forward of one token when ``length`` are cached; translates the cached keys again."""
-    knobs = knobs_of(config)
-    kernel = attention_forward(config.n_head, 1, length + 1, config.head_dim, knobs.score)
-    translated = config.position == "rope" and knobs.position == "translation"
-    again = length * config.kv_heads * config.head_dim if translated else 0
-    return _around(config) + Operations(semiring=kernel, elementwise=again)
+    """Forward of one token when ``length`` are cached: ``maxplus`` moves its state, ``hilbert`` all cached keys."""
+    knobs, heads, dim = knobs_of(config), config.n_head, config.head_dim
+    total = _around(config)
+    if knobs.score == "maxplus":
+        states = config.kv_heads * dim * dim
+        total += Operations(elementwise=states if _translated(config) else 0)
+        if knobs.beta is None:
+            return total + Operations(semiring=cost.recurrence_forward(heads, config.kv_heads, 1, dim))
+        return total + Operations(elementwise=cost.maslov_recurrence(heads, config.kv_heads, 1, dim) + 2 * states)
+    again = Operations(elementwise=length * config.kv_heads * dim if _translated(config) else 0)
+    if knobs.beta is None:
+        return total + again + Operations(semiring=cost.attention_forward(heads, 1, length + 1, dim, knobs.score))
+    scaled = 2 * length * config.kv_heads * dim
+    kernel = cost.maslov_forward(heads, 1, length + 1, dim, knobs.score)
+    return total + again + Operations(elementwise=kernel + scaled)
 
 
-def hessian(config: GPTConfig, length: int) -> Hessian:
+def state(config: GPTConfig, batch: int, length: int) -> int:
+    """Bytes: keys and values for ``hilbert``; for ``maxplus`` one D x D state per head, whatever the length."""
+    per_head = config.head_dim if knobs_of(config).score == "maxplus" else 2 * length
+    return batch * config.kv_heads * config.head_dim * per_head * 4
+
+
+def hessian(config: GPTConfig, length: int) -> Hessian | str:
     """Second derivatives, per token: small steps change no winner, so the kernel's backward pass is linear in its
     gradient; a product runs it again, and its adjoint. The gauge costs 5 per channel.
     """
-    score, dim = knobs_of(config).score, config.head_dim
-    kernel = attention_backward(config.n_head, length, length, dim, score) / length
-    kernel += attention_tangent(config.n_head, 1, dim, score)
+    knobs, heads, dim = knobs_of(config), config.n_head, config.head_dim
+    if knobs.beta is not None:
+        return "the kernel of --tropical-beta has first derivatives only, leave it out"
+    if _linear(config, length):
+        kernel = cost.recurrence_backward(heads, length, dim) + cost.recurrence_tangent(heads, length, dim)
+    else:
+        kernel = cost.attention_backward(heads, length, length, dim, knobs.score)
+        kernel += cost.attention_tangent(heads, length, dim, knobs.score)
     around = head_hessian(config, rotary=_rotary(config)).product
     return Hessian(
         operations(config, length) + backward(config, length),
-        around + Operations(semiring=kernel, elementwise=5 * config.n_embd),
+        around + Operations(semiring=kernel / length, elementwise=5 * config.n_embd),
     )
 
 
@@ -97,7 +161,7 @@ MIXERS.register(
         operations=operations,
         backward=backward,
         decode=decode,
-        state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        state=state,
         hessian=hessian,
         requires=(
             Requirement(
@@ -118,11 +182,12 @@ MIXERS.register(
 )
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope
-from nanochat.kernels.maxplus import blocked, naive, operators
+from nanochat.kernels.maxplus import blocked, maslov, naive, operators, recurrent
 
 LIPSCHITZ = {
     "hilbert": {"q": 2, "k": 2, "v": 1, "all": 5},
@@ -131,9 +196,12 @@ LIPSCHITZ = {
 """By how much a candidate s_ij + v_jd moves at most, in the sup norm, when q, k, v or all of them move by 1."""
 
 
-def gauge(y: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-    """The representative whose largest channel is 0 of a point of tropical projective space R^D / R(1,...,1)."""
-    return y - y.max(-1, keepdim=True).values
+def gauge(y: Float[Tensor, "... D"], beta: float | None = None) -> Float[Tensor, "... D"]:
+    """The representative whose largest channel is 0 of a point of tropical projective space R^D / R(1,...,1).
+
+    At finite beta the one whose deformed maximum is 0: exp(beta y) is a distribution over channels.
+    """
+    return y - y.max(-1, keepdim=True).values if beta is None else F.log_softmax(beta * y, -1) / beta
 
 
 def slopes(heads: int) -> Float[Tensor, " heads"]:
@@ -206,20 +274,39 @@ def margins(
     return Margins(gap, token, {name: token / (2 * bound) for name, bound in LIPSCHITZ[score].items()})
 
 
+class StateCache:
+    """The D x D state of each key/value head of one layer: constant in the length of the sequence.
+
+    Its origin moves along: positions count from the next token, so that no number grows with the sequence.
+
+    Args:
+        batch: sequences.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int, device: torch.device, dtype: torch.dtype):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch, config.kv_heads, config.head_dim, config.head_dim)
+        self.memory = torch.full(shape, float("-inf"), device=device, dtype=wide)
+
+
 class Tropical(HeadMixer):
     r"""Max-plus attention over heads: :math:`y_{id} = \max_{j\le i}(s_{ij} + v_{jd})`, gauge-fixed per query.
 
     The gauge is fixed on the output, once: it makes y blind to a constant added to all scores of a query, as the
     normalisation of softmax does, and leaves the sizes of values readable. On q and k it would change nothing
     (``hilbert``), on v it would erase the values' common level.
+
+    With the ``maxplus`` score long sequences are mixed and all sequences decoded in time linear in T. ``beta`` may be set
+    between steps of a loop of one's own; decoding must go on with the beta that it began with.
     """
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
         knobs = knobs_of(config)
         self.score = knobs.score
+        self.beta = knobs.beta
         self.rotary = knobs.position == "rotary"
-        self._table = translations(config.kv_heads, config.sequence_len, config.head_dim)
+        self._table = translations(config.kv_heads, config.sequence_len + 1, config.head_dim)
         self.record_margins = knobs.record_margins
         self._margins: list[Tensor] = []
 
@@ -233,21 +320,45 @@ class Tropical(HeadMixer):
             self._table = table.to(like.device, wide)
         return self._table
 
+    def init_cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> Any:
+        if self.score == "maxplus":
+            return StateCache(self.config, batch, device, dtype)
+        return super().init_cache(batch, length, device, dtype)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.record_margins and not self.training:
             found = margins(q, k, v, self.score).token.flatten()
             self._margins.append(found[found.isfinite()])  # the first token has one candidate and no runner-up
+        if self.beta is not None:
+            return gauge(maslov.attention(q, k, v, self.score, self.beta), self.beta)
+        if self.score == "maxplus" and q.shape[2] == k.shape[2] and cost.recurrence_pays(q.shape[2], q.shape[3]):
+            return gauge(recurrent.recurrence(q, k, v)[0])
         return gauge(operators.attention(q, k, v, self.score))
 
+    def resume(self, q: Tensor, k: Tensor, v: Tensor, cache: StateCache) -> Tensor:
+        """Mix new tokens with the state that earlier ones left, and leave theirs."""
+        if self.beta is None:
+            y, cache.memory = recurrent.recurrence(q, k, v, cache.memory)
+        else:
+            y, cache.memory = maslov.recurrence(q, k, v, cache.memory, self.beta)
+        return gauge(y, self.beta)
+
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | StateCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, rope if self.rotary else None)
-        if cache is not None:
+        if isinstance(cache, KeyValueCache):
             k, v = cache.append(k, v)
-        if rope is not None and not self.rotary:
-            q, k = translate(q, k, self.score, self.table(k.shape[2], k))
-        y = self.attend(q, k, v)
+        moved, length = rope is not None and not self.rotary, k.shape[2]
+        table = self.table(length + 1, k) if moved else None
+        if moved:
+            q, k = translate(q, k, self.score, table)
+        if not isinstance(cache, StateCache):
+            y = self.attend(q, k, v)
+        else:
+            y = self.resume(q, k, v, cache)
+            if table is not None:
+                cache.memory = cache.memory - table[:, length, :, None]
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
     def diagnose(self) -> dict[str, float]:

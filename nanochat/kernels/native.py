@@ -37,7 +37,7 @@ class Kernel:
     """One C++ file and the library that it becomes.
 
     Args:
-        source: the file; it registers its operators with ``TORCH_LIBRARY``.
+        source: the file; it registers its operators with ``TORCH_LIBRARY``. It may include the ``.h`` beside it.
         name: of the library.
         title: the words for it in messages.
         otherwise: what is used in its place, for the log.
@@ -65,7 +65,8 @@ class Kernel:
     def library(self) -> Path:
         """Where the built library lies: named by all that it depends on, in torch's per-user extension cache."""
         command = self.command(Path("library"))
-        parts = (self.source.read_text(), *command, torch.__version__, self.processor(), platform.machine())
+        texts = [each.read_text() for each in (self.source, *sorted(self.source.parent.glob("*.h")))]
+        parts = (*texts, *command, torch.__version__, self.processor(), platform.machine())
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return Path(cpp_extension.get_default_build_root()) / f"mgr_{self.name}_{digest}" / f"{self.name}.so"
 

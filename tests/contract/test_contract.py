@@ -30,6 +30,9 @@ RECORDS = [*MIXERS, *BLOCKS]
 ELSEWHERE = {("standard", "use_flex_attention"): "no backward pass on the CPU; see test_flex_attention.py"}
 """Knobs whose other values this suite does not build, with the reason."""
 
+BESIDES = {("tropical", "beta"): [2.0]}
+"""Values of options that are not closed sets, where they choose another kernel."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -55,6 +58,7 @@ def other_values(record: Mechanism, field: Any) -> list[Any]:
     if field.name == "inner":
         return [name for name in MIXERS.names() if name != field.default]
     choices = (False, True) if isinstance(field.default, bool) else field.metadata.get("choices", ())
+    choices = BESIDES.get((record.name, field.name), choices)
     return [value for value in choices if value != field.default]
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 SCORES = ("hilbert", "maxplus")
 """The score functions that the kernels know."""
 
+RECURRENCE_FROM = 2
+"""Tokens per channel of a head from which the linear form is faster (``benchmarks/maxplus.py --long``)."""
+
 
 def causal_pairs(queries: int, keys: int) -> int:
     """Query-key pairs of one head when the N queries are the last N of S positions: N S - N (N - 1) / 2."""
@@ -43,6 +46,54 @@ def attention_tangent(heads: int, queries: int, dim: int, score: str) -> int:
     difference at two channels and their difference; one sum for maxplus) and of the value.
     """
     return heads * queries * dim * (score_cost(dim, score) + (4 if score == "hilbert" else 2))
+
+
+def recurrence_forward(heads: int, kv_heads: int, tokens: int, dim: int) -> int:
+    """Semiring operations of the linear form for the ``maxplus`` score: per token add and maximise into the D x D state
+    of each key/value head, then into the output of each query head.
+    """
+    return tokens * 2 * dim * dim * (heads + kv_heads)
+
+
+def recurrence_backward(heads: int, tokens: int, dim: int) -> int:
+    """Semiring operations of its backward pass: each output's gradient is added to three entries."""
+    return 3 * heads * tokens * dim
+
+
+def recurrence_tangent(heads: int, tokens: int, dim: int) -> int:
+    """Semiring operations of the change of every output: that of three numbers, added."""
+    return 2 * heads * tokens * dim
+
+
+def recurrence_pays(tokens: int, dim: int) -> bool:
+    """Whether the linear form is the faster one for a sequence, forward and backward: by measurement."""
+    return tokens >= RECURRENCE_FROM * dim
+
+
+def maslov_score(dim: int, score: str) -> int:
+    """Per pair at finite beta: a log-sum-exp counts 4 per term (maximum, subtract, exp, sum). hilbert takes a difference
+    and its negative, two of them, a sign and a sum; maxplus a sum and one.
+    """
+    return 10 * dim + 2 if score == "hilbert" else 5 * dim
+
+
+def maslov_forward(heads: int, queries: int, keys: int, dim: int, score: str) -> int:
+    """Elementwise operations at finite beta: the score, then add and log-sum-exp per channel."""
+    return heads * causal_pairs(queries, keys) * (maslov_score(dim, score) + 5 * dim)
+
+
+def maslov_backward(heads: int, queries: int, keys: int, dim: int, score: str) -> int:
+    """Elementwise operations of its backward pass, per pair: the score again, the weight of every channel (add, subtract,
+    exp, times the gradient), its sums for the value and the score, the softmax of each log-sum-exp in the score
+    (subtract, exp) joined and times the score's gradient, the sums of that for query and key.
+    """
+    softmax = 5 * dim if score == "hilbert" else 2 * dim
+    return heads * causal_pairs(queries, keys) * (maslov_score(dim, score) + 6 * dim + softmax + 3 * dim)
+
+
+def maslov_recurrence(heads: int, kv_heads: int, tokens: int, dim: int) -> int:
+    """Elementwise operations of the linear form at finite beta: per number of the state a sum and 4, in it and from it."""
+    return tokens * 5 * dim * dim * (heads + kv_heads)
 
 
 def matmul_forward(batch: int, rows: int, inner: int, columns: int) -> int:

@@ -1,7 +1,7 @@
 // Max-plus kernels for the CPU: tropical attention and the tropical matrix product, forward with winners and backward.
 //
-// Definition: naive.py beside this file. Ties go to the first index, a NaN is never lost. Everything is written with
-// the compiler's own vector types (GCC, Clang), so the same source serves SSE, AVX-512 and NEON.
+// Definition: naive.py beside this file. Ties go to the first index, a NaN is never lost. The form that is linear
+// in T stands in recurrent.h.
 //
 // Names: D channels, S keys, rows = queries handled together, pack = one vector register's worth of scalars.
 
@@ -14,40 +14,13 @@
 #include <tuple>
 #include <vector>
 
+#include "pack.h"
+#include "recurrent.h"
+
 namespace {
-
-template <typename T> struct Pack;
-
-template <> struct Pack<float> {
-  typedef float Value __attribute__((vector_size(64), aligned(4)));
-  typedef int32_t Index __attribute__((vector_size(64), aligned(4)));
-  static constexpr int64_t width = 16;
-};
-
-template <> struct Pack<double> {
-  typedef double Value __attribute__((vector_size(64), aligned(8)));
-  typedef int64_t Index __attribute__((vector_size(64), aligned(8)));
-  static constexpr int64_t width = 8;
-};
-
-template <typename T> using Value = typename Pack<T>::Value;
-template <typename T> using Index = typename Pack<T>::Index;
 
 constexpr int64_t kRows = 4;    // queries handled together: enough independent chains to hide latency
 constexpr int64_t kUnroll = 2;  // packs per row: 4 x 2 x (maximum, minimum) fit the 32 registers of AVX-512
-
-template <typename T> int64_t padded(int64_t size, int64_t packs) {
-  const int64_t step = packs * Pack<T>::width;
-  return (size + step - 1) / step * step;
-}
-
-template <typename T> inline Value<T> load(const T* from) { return *reinterpret_cast<const Value<T>*>(from); }
-
-template <typename T> inline void store(T* to, Value<T> value) { *reinterpret_cast<Value<T>*>(to) = value; }
-
-template <typename T> inline Value<T> larger(Value<T> a, Value<T> b) { return a > b ? a : b; }
-
-template <typename T> inline Value<T> smaller(Value<T> a, Value<T> b) { return a < b ? a : b; }
 
 // Scores of `Rows` queries against keys 0 .. count-1, key-major: keys[d * stride + j]. Writes whole packs.
 template <typename T, bool Hilbert, int64_t Rows>
@@ -112,12 +85,6 @@ void aggregate_rows(const T* scores, int64_t score_stride, const T* values, int6
     aggregate_packs<T, Rows, kUnroll>(scores, score_stride, values + c, columns, count, best + c, index + c, columns);
   for (; c < columns; c += width)
     aggregate_packs<T, Rows, 1>(scores, score_stride, values + c, columns, count, best + c, index + c, columns);
-}
-
-template <typename T> bool has_nan(const T* row, int64_t size) {
-  bool found = false;
-  for (int64_t d = 0; d < size; ++d) found |= row[d] != row[d];
-  return found;
 }
 
 // One key/value head, laid out for the forward pass.
@@ -374,10 +341,15 @@ TORCH_LIBRARY(mgr_maxplus, library) {
       "attention_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor winners, bool hilbert)"
       " -> (Tensor, Tensor, Tensor)");
   library.def("matmul_forward(Tensor a, Tensor b) -> (Tensor, Tensor)");
+  library.def(
+      "recurrence_forward(Tensor q, Tensor k, Tensor v, Tensor start, bool track) -> (Tensor, Tensor, Tensor)");
+  library.def("recurrence_backward(Tensor gradient, Tensor winners, int kv_heads) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mgr_maxplus, CPU, library) {
   library.impl("attention_forward", &attention_forward);
   library.impl("attention_backward", &attention_backward);
   library.impl("matmul_forward", &matmul_forward);
+  library.impl("recurrence_forward", &recurrence_forward);
+  library.impl("recurrence_backward", &recurrence_backward);
 }
