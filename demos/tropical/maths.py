@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,9 +103,12 @@ def tropical_attention(
     return maximum(candidates(q, k, v, score, beta), 1, beta)
 
 
-def gauge(y: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """The representative whose largest channel is 0 of a point of tropical projective space."""
-    return y - maximum(y, -1)[..., None]
+def gauge(y: Float[Array, "*batch D"], beta: float | None = None) -> Float[Array, "*batch D"]:
+    """The representative whose largest channel is 0 of a point of tropical projective space.
+
+    At finite beta the one whose deformed maximum is 0: exp(beta y) is a distribution over channels.
+    """
+    return y - maximum(y, -1, beta)[..., None]
 
 
 def translate(
@@ -120,13 +124,14 @@ def translate(
     return q + sign * shift[keys - queries :], k + shift
 
 
-@partial(jax.jit, static_argnames=("score", "positions"))
+@partial(jax.jit, static_argnames=("score", "positions", "beta"))
 def mix_heads(
     q: Float[Array, "H N D"],
     k: Float[Array, "K S D"],
     v: Float[Array, "K S D"],
     score: str = "hilbert",
     positions: bool = True,
+    beta: float | None = None,
 ) -> Float[Array, "H N D"]:
     """What the mixer does between its projections: positions, attention, gauge. Each key head serves H / K heads."""
     heads, kv_heads = q.shape[0], k.shape[0]
@@ -135,7 +140,7 @@ def mix_heads(
     def one(q: Array, k: Array, v: Array, slope: Array) -> Array:
         if positions:
             q, k = translate(q, k, slope, score)
-        return gauge(tropical_attention(q, k, v, score))
+        return gauge(tropical_attention(q, k, v, score, beta), beta)
 
     grouped = q.reshape(kv_heads, heads // kv_heads, *q.shape[1:])
     mixed = jax.vmap(jax.vmap(one, (0, None, None, None)))(grouped, k, v, slopes)
@@ -166,16 +171,58 @@ def radius(gap: Float[Array, "*shape"], score: str, moved: str = "all") -> Float
     return gap / (2 * LIPSCHITZ[score][moved])
 
 
-def recurrent_attention(q: Float[Array, "T D"], k: Float[Array, "T D"], v: Float[Array, "T D"]) -> Float[Array, "T D"]:
+def empty_state(dim: int, dtype: jnp.dtype | type = float) -> Float[Array, "D D"]:
+    """The state before the first token: the zero of the semiring everywhere."""
+    return jnp.full((dim, dim), -jnp.inf, dtype)
+
+
+def recurrent_attention(
+    q: Float[Array, "T D"],
+    k: Float[Array, "T D"],
+    v: Float[Array, "T D"],
+    start: Float[Array, "D D"] | None = None,
+    beta: float | None = None,
+) -> tuple[Float[Array, "T D"], Float[Array, "D D"]]:
     """Attention with the ``maxplus`` score in linear time: M_t = max(M_{t-1}, k_t + v_t^T), y_t = max_d (q_td + M_td).
 
-    Exact because max-plus products are associative; hence that score recalls no more than D x D numbers hold.
-    """
+    Exact because max-plus products are associative; hence that score recalls no more than D x D numbers hold. Of equal
+    paths the first token wins, and of its channels the first, as in :func:`tropical_attention`.
 
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        start: the state that earlier tokens left; that of no token if not given.
+        beta: Maslov's parameter.
+
+    Returns:
+        y and the last state.
+    """
+    memory = empty_state(k.shape[1], v.dtype) if start is None else start
+    if beta is not None:
+        return _soft_recurrence(q, k, v, memory, beta)
+
+    def step(carry: tuple[Array, Array], token: tuple[Array, Array, Array, Array]) -> tuple[Any, Array]:
+        (memory, holder), (query, key, value, place) = carry, token
+        path = key[:, None] + value
+        better = path > memory
+        memory, holder = jnp.where(better, path, memory), jnp.where(better, place, holder)
+        reached = query[:, None] + memory
+        first = jnp.where(reached == reached.max(0), holder, q.shape[0])
+        channel = jnp.argmin(first, 0)  # the first channel among those that the first token holds
+        return (memory, holder), jnp.take_along_axis(reached, channel[None], 0)[0]
+
+    places = jnp.arange(q.shape[0])
+    carry = (memory, jnp.full(memory.shape, -1, places.dtype))
+    (memory, _), y = jax.lax.scan(step, carry, (q, k, v, places))
+    return y, memory
+
+
+def _soft_recurrence(q: Array, k: Array, v: Array, memory: Array, beta: float) -> tuple[Array, Array]:
     def step(memory: Array, token: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, key, value = token
-        memory = jnp.maximum(memory, key[:, None] + value)
-        return memory, maximum(query[:, None] + memory, 0)
+        memory = jnp.logaddexp(beta * memory, beta * (key[:, None] + value)) / beta
+        return memory, maximum(query[:, None] + memory, 0, beta)
 
-    empty = jnp.full((k.shape[1], v.shape[1]), -jnp.inf, v.dtype)
-    return jax.lax.scan(step, empty, (q, k, v))[1]
+    memory, y = jax.lax.scan(step, memory, (q, k, v))
+    return y, memory

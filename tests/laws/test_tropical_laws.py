@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from nanochat.attention import build, tropical
 from nanochat.attention.heads import rotary_table, rotate
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.kernels.maxplus import naive, operators
+from nanochat.kernels.maxplus import maslov, naive, operators, recurrent
 
 SCORES = ("hilbert", "maxplus")
 # Multiples of 1/8 below 2^10 add without rounding in float64: the laws hold to the bit.
@@ -169,17 +169,6 @@ class TestAttention:
             part = operators.attention(q[:, :, low:high], k[:, :, :high], v[:, :, :high], score)
             assert torch.equal(part, whole[:, :, low:high])
 
-    @pytest.mark.parametrize("score", SCORES)
-    def test_maslov_deformation_is_within_its_bound_and_tends_to_the_maximum(self, score):
-        q, k, v = (normal(1, 1, 9, 5, seed=seed) for seed in range(3))
-        hard = operators.attention(q, k, v, score)
-        for beta in (1.0, 10.0, 100.0):
-            soft = naive.attention(q, k, v, score, beta)
-            within = (2 * np.log(5) if score == "hilbert" else np.log(5)) + np.log(9)
-            assert (soft - hard).abs().max() <= within / beta
-        assert (naive.attention(q, k, v, score, 1.0) - hard).abs().max() > 0.1
-        assert tropical.maslov_limit() < 1e-6
-
     def test_maxplus_scores_have_a_state_of_d_by_d(self):
         q, k, v = (normal(1, 1, 50, 4, seed=seed)[0, 0] for seed in range(3))
         memory = (k[:, :, None] + v[:, None, :]).cummax(0).values
@@ -187,12 +176,115 @@ class TestAttention:
         y = operators.attention(*(x[None, None] for x in (q, k, v)), "maxplus")[0, 0]
         torch.testing.assert_close(y, linear, rtol=0, atol=1e-12)
 
+    def test_the_state_holds_d_by_d_tokens_and_no_more(self):
+        """Whatever is asked, at most D x D tokens ever answer; a token below the state is as if it had not been."""
+        k, v = (normal(1, 1, 200, 3, seed=seed) for seed in (1, 2))
+        questions = 4 * normal(1, 1, 3000, 3)
+        found = {}
+        for score in SCORES:
+            paths = naive.scores(questions, k, score).unsqueeze(-1) + v.unsqueeze(-3)
+            found[score] = len(paths.argmax(-2).unique())
+        assert found["maxplus"] <= 9 < found["hilbert"]
+        below = [torch.cat((x, x[:, :, :1] - 1), 2) for x in (k, v)]
+        _, state = recurrent.recurrence(k, k, v)
+        assert torch.equal(recurrent.recurrence(below[0], *below)[1], state)
+        above = [torch.cat((x, x[:, :, :1] + 9), 2) for x in (k, v)]
+        assert not torch.equal(recurrent.recurrence(above[0], *above)[1], state)
+
+
+class TestFiniteBeta:
+    """What (1/beta) log sum exp(beta .) in place of every maximum does, by theorem 5 of the page."""
+
+    @staticmethod
+    def interval(score: str, dim: int, tokens: int) -> tuple[float, float]:
+        """beta times the least and the largest deviation from the maximum."""
+        inside = np.log(dim)
+        return (-2 * inside, np.log(tokens)) if score == "hilbert" else (0.0, np.log(tokens) + inside)
+
+    @pytest.mark.parametrize("score", SCORES)
+    def test_it_stays_within_log_n_over_beta_and_tends_to_the_maximum(self, score):
+        q, k, v = (normal(1, 1, 9, 5, seed=seed) for seed in range(3))
+        hard = operators.attention(q, k, v, score)
+        low, high = self.interval(score, 5, 9)
+        for beta in (0.1, 1.0, 10.0, 1000.0):
+            difference = beta * (maslov.attention(q, k, v, score, beta) - hard)
+            assert low - 1e-9 <= difference.min() and difference.max() <= high + 1e-9
+        assert (maslov.attention(q, k, v, score, 1.0) - hard).abs().max() > 0.1
+        assert tropical.maslov_limit() < 1e-6
+
+    @pytest.mark.parametrize("beta", [0.5, 3.0, 1e4])
+    def test_the_constants_are_attained_so_smaller_ones_are_wrong(self, beta):
+        zeros = torch.zeros(1, 1, 9, 5, dtype=torch.float64)
+        largest = beta * maslov.attention(zeros, zeros, zeros, "maxplus", beta)[0, 0, -1]
+        assert (largest - np.log(9 * 5)).abs().max() < 1e-9
+        assert (largest > 0.99 * np.log(9 * 5)).all() and (largest > np.log(9)).all(), "a bound without D is broken"
+        least = beta * maslov.attention(zeros, zeros, zeros, "hilbert", beta)[0, 0, 0]
+        assert (least + 2 * np.log(5)).abs().max() < 1e-9
+        assert (least < -np.log(5)).all(), "the bound of one maximum is broken by a score of two"
+
+    @pytest.mark.parametrize("beta", [1.0, 4.0])
+    @pytest.mark.parametrize("score", SCORES)
+    def test_it_is_softmax_attention_over_distributions(self, score, beta):
+        """exp(beta z_i) = sum_j a_ij softmax(beta v_j), a_i the softmax over j of beta s_ij + log sum exp(beta v_j)."""
+        q, k, v = (normal(1, 1, 9, 5, seed=seed) for seed in range(3))
+        z = tropical.gauge(maslov.attention(q, k, v, score, beta), beta)
+        hidden = ~naive.visible(9, 9)
+        scores = (beta * naive.scores(q, k, score, beta)).masked_fill(hidden, -torch.inf)
+        weights = (scores + (beta * v).logsumexp(-1).unsqueeze(-2)).softmax(-1)
+        mixed = weights @ (beta * v).softmax(-1)
+        assert ((beta * z).exp() - mixed).abs().max() < 1e-12
+        without_level = scores.softmax(-1) @ (beta * v).softmax(-1)
+        assert (without_level - mixed).abs().max() > 1e-3
+        hard_gauge = tropical.gauge(maslov.attention(q, k, v, score, beta))
+        assert ((beta * hard_gauge).exp().sum(-1) - 1).abs().min() > 1e-3
+
+    def test_at_one_the_inner_product_is_linear_attention_with_exponential_features(self):
+        q, k, v = (normal(1, 1, 9, 5, seed=seed) for seed in range(3))
+        state = (k.exp().unsqueeze(-1) * v.exp().unsqueeze(-2)).cumsum(2)
+        linear = (q.exp().unsqueeze(-2) @ state).squeeze(-2)
+        assert (maslov.attention(q, k, v, "maxplus", 1.0).exp() - linear).abs().max() < 1e-10 * linear.max()
+        assert (maslov.attention(q, k, v, "maxplus", 2.0).exp() - linear).abs().max() > 0.1
+
+    @pytest.mark.parametrize("score", SCORES)
+    def test_it_is_homogeneous_once_beta_moves_along(self, score):
+        q, k, v = (normal(1, 1, 9, 5, seed=seed) for seed in range(3))
+        y = maslov.attention(q, k, v, score, 2.0)
+        scaled = maslov.attention(3 * q, 3 * k, 3 * v, score, 2.0 / 3)
+        assert (scaled - 3 * y).abs().max() < 1e-12
+        assert (maslov.attention(3 * q, 3 * k, 3 * v, score, 2.0) - 3 * y).abs().max() > 0.01
+        assert (maslov.attention(q, k, v + 7, score, 2.0) - y - 7).abs().max() < 1e-12
+
+    @pytest.mark.parametrize("score", SCORES)
+    @pytest.mark.parametrize("beta", [0.3, 5.0])
+    def test_the_lipschitz_constants_are_those_of_the_maximum(self, score, beta):
+        for seed in range(20):
+            data, moves = ([normal(1, 1, 6, 4, seed=3 * seed + place + at) for place in range(3)] for at in (0, 100))
+            y = maslov.attention(*data, score, beta)
+            moved = maslov.attention(*(x + m for x, m in zip(data, moves, strict=True)), score, beta)
+            largest = max(m.abs().max() for m in moves)
+            assert (moved - y).abs().max() <= tropical.LIPSCHITZ[score]["all"] * largest
+        x = normal(1, 1, 6, 4)
+        apart = torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)  # one input that drives q, k and v
+        y, moved = (maslov.attention(s * apart - x, s * apart + x, x + s, score, 200.0) for s in (0.0, 1e-3))
+        assert (moved - y).abs().max() > 1e-3, "more than the constant of v alone"
+
+    @pytest.mark.parametrize("score", SCORES)
+    def test_strictly_causal(self, score):
+        q, k, v = (normal(1, 2, 80, 8, seed=seed) for seed in range(3))
+        y = maslov.attention(q, k, v, score, 2.0)
+        for token in (1, 17, 79):
+            moved = [x.clone() for x in (q, k, v)]
+            for x in moved:
+                x[:, :, token:] += 1e6 * normal(*x[:, :, token:].shape, seed=9)
+            assert torch.equal(maslov.attention(*moved, score, 2.0)[:, :, :token], y[:, :, :token])
+
 
 class TestMixer:
+    @pytest.mark.parametrize("beta", [None, 3.0])
     @pytest.mark.parametrize("position", ["translation", "rotary"])
     @pytest.mark.parametrize("score", SCORES)
-    def test_cached_decode_equals_the_full_pass_beyond_the_trained_length(self, score, position):
-        knobs = {"tropical": tropical.TropicalKnobs(score=score, position=position)}
+    def test_cached_decode_equals_the_full_pass_beyond_the_trained_length(self, score, position, beta):
+        knobs = {"tropical": tropical.TropicalKnobs(score=score, position=position, beta=beta)}
         config = GPTConfig(n_layer=2, n_embd=32, n_head=4, n_kv_head=2, vocab_size=64, sequence_len=8, knobs=knobs,
                            attention_type="tropical")  # fmt: skip
         model = GPT(config).double()

@@ -13,7 +13,7 @@ import torch
 from demos.tropical import maths
 from nanochat.attention import build
 from nanochat.attention import tropical as mixer
-from nanochat.kernels.maxplus import cpu, operators
+from nanochat.kernels.maxplus import cpu, maslov, operators, recurrent
 
 TOLERANCE = 1e-10
 SHAPES = {"train": (33, 33), "decode": (1, 40), "chunk": (7, 29)}
@@ -94,6 +94,71 @@ def test_what_the_mixer_does_between_its_projections(phase, positions, score):
         return maths.mix_heads(q, k, v, score, positions)
 
     assert_twins(torch_function, jax_function, inputs, cotangent)
+
+
+@pytest.mark.parametrize("score", ["hilbert", "maxplus"])
+@pytest.mark.parametrize("phase", SHAPES)
+def test_finite_beta(phase, score, beta=3.0):
+    *inputs, cotangent = head_arrays(phase)
+    knobs = {"tropical": mixer.TropicalKnobs(score=score, beta=beta)}
+    module = build("tropical", n_embd=HEADS * DIM, n_head=HEADS, n_kv_head=KV_HEADS, knobs=knobs)
+
+    def torch_function(q, k, v):
+        return module.attend(*mixer.translate(q[None], k[None], score), v[None])[0]
+
+    assert_twins(torch_function, lambda q, k, v: maths.mix_heads(q, k, v, score, True, beta), inputs, cotangent)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("continued", [False, True])
+def test_the_linear_form(backend, continued, ties):
+    """From the first token on and from a state; with ties, gradients show which of equal paths was taken."""
+    heads = (KV_HEADS, 33, DIM)
+    *inputs, cotangent, start = arrays(heads, heads, heads, heads, (KV_HEADS, DIM, DIM), seed=5)
+    if ties:
+        inputs, start = [x.round() for x in inputs], start.round()
+    if not continued:
+        start = np.full_like(start, -np.inf)
+
+    def torch_function(q, k, v):
+        return recurrent.recurrence(q[None], k[None], v[None], torch.from_numpy(start)[None], backend)[0][0]
+
+    assert_twins(
+        torch_function, lambda q, k, v: jax.vmap(maths.recurrent_attention)(q, k, v, start)[0], inputs, cotangent
+    )
+    tensors = [torch.from_numpy(x)[None] for x in (*inputs, start)]
+    _, last = recurrent.recurrence(*tensors, backend)
+    want = jax.vmap(maths.recurrent_attention)(*inputs, start)[1]
+    np.testing.assert_allclose(last[0].numpy(), want, rtol=0, atol=TOLERANCE)
+
+
+def test_the_linear_form_at_finite_beta_decodes():
+    heads = (KV_HEADS, 21, DIM)
+    *inputs, start = arrays(heads, heads, heads, (KV_HEADS, DIM, DIM), seed=6)
+    got = maslov.recurrence(*(torch.from_numpy(x)[None] for x in (*inputs, start)), beta=3.0)
+    want = jax.vmap(partial(maths.recurrent_attention, beta=3.0))(*inputs, start)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one[0].numpy(), other, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("beta", [None, 2.0])
+def test_the_linear_form_equals_the_definition_in_jax(beta):
+    *inputs, cotangent = arrays((17, 6), (17, 6), (17, 6), (17, 6), seed=8)
+    forms = (
+        lambda q, k, v: maths.recurrent_attention(q, k, v, beta=beta)[0],
+        lambda q, k, v: maths.tropical_attention(q, k, v, "maxplus", beta),
+    )
+    results = []
+    for form in forms:
+
+        @jax.jit
+        def value_and_pullback(*inputs, form=form):
+            value, pull = jax.vjp(form, *inputs)
+            return value, *pull(jnp.asarray(cotangent))
+
+        results.append(value_and_pullback(*inputs))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
 
 
 def test_matrix_product(backend):

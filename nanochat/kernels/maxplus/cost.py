@@ -9,7 +9,7 @@ SCORES = ("hilbert", "maxplus")
 """The score functions that the kernels know."""
 
 RECURRENCE_FROM = 2
-"""Tokens per channel of a head from which the linear form is faster (``benchmarks/maxplus.py --long``)."""
+"""Tokens per channel of a head from which the linear form is faster (``benchmarks/maxplus.py``)."""
 
 
 def causal_pairs(queries: int, keys: int) -> int:
@@ -71,8 +71,9 @@ def recurrence_pays(tokens: int, dim: int) -> bool:
 
 
 def maslov_score(dim: int, score: str) -> int:
-    """Per pair at finite beta: a log-sum-exp counts 4 per term (maximum, subtract, exp, sum). hilbert takes a difference
-    and its negative, two of them, a sign and a sum; maxplus a sum and one.
+    """Per pair at finite beta; a log-sum-exp counts 4 per term: maximum, subtract, exp, sum.
+
+    hilbert takes a difference and its negative, two log-sum-exps, a sign and a sum; maxplus a sum and one log-sum-exp.
     """
     return 10 * dim + 2 if score == "hilbert" else 5 * dim
 
@@ -83,16 +84,18 @@ def maslov_forward(heads: int, queries: int, keys: int, dim: int, score: str) ->
 
 
 def maslov_backward(heads: int, queries: int, keys: int, dim: int, score: str) -> int:
-    """Elementwise operations of its backward pass, per pair: the score again, the weight of every channel (add, subtract,
-    exp, times the gradient), its sums for the value and the score, the softmax of each log-sum-exp in the score
-    (subtract, exp) joined and times the score's gradient, the sums of that for query and key.
+    """Elementwise operations of its backward pass.
+
+    Per pair: the score again; the weight of every channel (add, subtract, exp, times the gradient), its sums for the
+    value and the score; the softmax of each log-sum-exp in the score (subtract, exp), joined, times the gradient of the
+    score, and the sums of that for query and key.
     """
     softmax = 5 * dim if score == "hilbert" else 2 * dim
     return heads * causal_pairs(queries, keys) * (maslov_score(dim, score) + 6 * dim + softmax + 3 * dim)
 
 
 def maslov_recurrence(heads: int, kv_heads: int, tokens: int, dim: int) -> int:
-    """Elementwise operations of the linear form at finite beta: per number of the state a sum and 4, in it and from it."""
+    """Elementwise operations of the linear form at finite beta: per number of the state a sum and 4, in and out."""
     return tokens * 5 * dim * dim * (heads + kv_heads)
 
 

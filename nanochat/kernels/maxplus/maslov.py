@@ -2,9 +2,9 @@ r"""Tropical attention at finite beta (Maslov's dequantisation undone): every ma
 
 .. math:: \max_i x_i \;\to\; \tfrac1\beta \log \sum_i e^{\beta x_i}
 
-beta scales inputs and outputs only, :math:`y^\beta(q, k, v) = \frac1\beta\, y^1(\beta q, \beta k, \beta v)`, so that the
-operators ``mgr::maslov_*`` know beta = 1 alone. Computed in fp32 (fp64 for fp64 inputs), in tiles, never with T x T x D
-numbers; smooth, and differentiable once.
+beta scales inputs and outputs only, :math:`y^\beta(q, k, v) = \frac1\beta\, y^1(\beta q, \beta k, \beta v)`, so that
+the operators ``mgr::maslov_*`` know beta = 1 alone. Computed in fp32 (fp64 for fp64 inputs), in tiles, never with
+T x T x D numbers; a smooth function, of which the kernel gives the first derivatives.
 """
 
 from __future__ import annotations

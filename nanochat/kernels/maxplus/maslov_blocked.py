@@ -1,8 +1,8 @@
 """Maslov's deformation in pure PyTorch, at beta = 1: every maximum is a log-sum-exp. Tiles of bounded size.
 
 Nothing of size T x T x D ever exists: the backward pass forms the weights of a tile again. Functions here are plain (no
-autograd of their own); ``maslov`` joins forward and backward. Shapes inside: B batch x key/value heads flattened, G query
-heads per key/value head, N queries, S keys.
+autograd of their own); ``maslov`` joins forward and backward. Shapes inside: B batch x key/value heads flattened, G
+query heads per key/value head, N queries, S keys.
 """
 
 from __future__ import annotations

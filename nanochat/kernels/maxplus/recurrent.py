@@ -1,8 +1,8 @@
-r"""Tropical attention with the ``maxplus`` score in time linear in T, as the PyTorch operator ``mgr::tropical_recurrence``.
+r"""Tropical attention with the ``maxplus`` score in time linear in T: operator ``mgr::tropical_recurrence``.
 
-Max-plus products are associative: :math:`y_t = q_t \otimes (K^\top \otimes V)_{\le t}`, whose right factor is a state of
-D x D. The C++ kernel runs where a compiler works, the chunked PyTorch one elsewhere. Values and gradients are computed in
-fp32 (fp64 for fp64 inputs) whatever the inputs are.
+Max-plus products are associative: :math:`y_t = q_t \otimes (K^\top \otimes V)_{\le t}`, whose right factor is a state
+of D x D. The C++ kernel runs where a compiler works, the chunked PyTorch one elsewhere. Values and gradients are
+computed in fp32 (fp64 for fp64 inputs) whatever the inputs are.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def recurrence_with_winners(
         track: keep winners, which a backward pass needs.
 
     Returns:
-        y (B, H, T, D) in the type of ``v``; winners (B, H, T, D) int32, each j D + c for token j and channel c, negative
-        where the start won, empty without ``track``; and the last state, detached.
+        y (B, H, T, D) in the type of ``v``; winners (B, H, T, D) int32, each j D + c for token j and channel c,
+        negative where the start won, empty without ``track``; and the last state, detached.
 
     Raises:
         ValueError: shapes that do not fit together, too many tokens, unknown backend, a start that wants a gradient.
