@@ -27,6 +27,10 @@ class EnvironmentFault(RuntimeError):
     """The request is sound but this machine cannot serve it now: no device, no network, no disk; exit code 3."""
 
 
+class LawBroken(ArithmeticError):
+    """The work ran, and a law that it was asked to verify does not hold of what it did; exit code 1."""
+
+
 def option(
     default: Any,
     help: str,

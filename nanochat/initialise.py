@@ -84,6 +84,6 @@ class Mixer(Layer):
         """(B, N, C) to (B, N, C); with a cache the N tokens continue the sequence that it holds."""
         raise NotImplementedError(f"{type(self).__name__} does not mix")
 
-    def diagnose(self) -> dict[str, float]:
-        """Numbers about the passes since it was last asked, which a run records beside each held-out evaluation."""
+    def diagnose(self) -> dict[str, float | str]:
+        """Numbers and words on the passes since it was last asked, which a run records beside each evaluation."""
         return {}

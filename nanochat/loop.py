@@ -308,10 +308,14 @@ class Loop:
         self.view.evaluated(self.done, score.bits_per_byte)
         return score
 
-    def _diagnoses(self) -> dict[str, float | None]:
+    def _diagnoses(self) -> dict[str, float | str | None]:
         """What the mixers have to say about the evaluation just made, by module."""
         said = ((name, mixer.diagnose()) for name, mixer in self.model.named_modules() if isinstance(mixer, Mixer))
-        return {f"{name}.{what}": finite_or_none(value) for name, found in said for what, value in found.items()}
+        return {
+            f"{name}.{what}": value if isinstance(value, str) else finite_or_none(value)
+            for name, found in said
+            for what, value in found.items()
+        }
 
     def _result(self, score: Score | None) -> TrainResult:
         train = self.config.train

@@ -2,8 +2,8 @@
 
 The options are checked before torch is imported; what follows stands in :mod:`nanochat.loop`.
 
-Exit codes: 0 trained; 1 diverged; 2 usage or input; 3 this machine cannot (no such device, full disk, no network);
-130 interrupted, with the state saved.
+Exit codes: 0 trained; 1 diverged, or a law that was to be verified does not hold; 2 usage or input; 3 this machine
+cannot (no such device, full disk, no network); 130 interrupted, with the state saved.
 
 Example:
     >>> from nanochat.config import RunConfig, TrainConfig
@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nanochat import architecture, optim, schedule
-from nanochat.config import ConfigError, EnvironmentFault, RunConfig
+from nanochat.config import ConfigError, EnvironmentFault, LawBroken, RunConfig
 from nanochat.console import View, view_for
 from nanochat.distributed import check_batch, world
 from nanochat.record import RunRecord, directory_of, strict_json
@@ -57,6 +57,7 @@ def run(
     Raises:
         ConfigError: what was asked for cannot be run; all faults together.
         EnvironmentFault: this machine cannot run it.
+        LawBroken: a mixer was told to verify its laws, and one does not hold.
         Interrupted: ``stop`` said yes.
     """
     faults = architecture.faults(config.model)
@@ -87,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = run(request.config, view=view, stop=stopper)
     except ConfigError as error:
         return _fail(error.faults, 2)
-    except EnvironmentFault as error:
-        return _fail([str(error)], 3)
+    except (EnvironmentFault, LawBroken) as error:
+        return _fail([str(error)], 1 if isinstance(error, LawBroken) else 3)
     except Interrupted as error:
         return _fail([str(error)], 130)
     except KeyboardInterrupt:

@@ -7,7 +7,6 @@ stock softmax attention runs unchanged between two turns and sees what happened 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
 from typing import TYPE_CHECKING
 
 from nanochat.attention._head_operations import (
@@ -155,7 +154,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, rotate, softmax_attention
+from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, rotate_neutral, softmax_attention
 from nanochat.initialise import Draw
 from nanochat.kernels.scan import operators
 
@@ -192,9 +191,7 @@ def frames(
         start: frame before the first token, as :class:`GaugeCache` keeps it.
     """
     if group == "u1":
-        total = raw.to(torch.float64).cumsum(2)  # turns add up: the sum outgrows fp32 long before its remainder does
-        total = total if start is None else total + start.unsqueeze(2)
-        angles = total.remainder(2 * pi).to(_accumulator(raw))
+        angles = operators.angle_prefix(raw, start)
         return torch.stack((angles.cos(), angles.sin()), 3), angles[:, :, -1].detach()
     found = operators.quaternion_prefix(raw.unflatten(-1, (4, -1)), start)
     return found, found[:, :, -1].detach()
@@ -254,14 +251,9 @@ class Gauge(HeadMixer):
 
     def neutral_positions(self, x: Float[Tensor, "B H N D"], rope: Rope | None) -> Float[Tensor, "B H N D"]:
         """Rotary pairs among the neutral channels, their frequencies spread as evenly as over a whole head."""
-        width, dim = rotary_width(self.config), self.config.head_dim
-        if rope is None or not width:
+        if rope is None:
             return x
-        first = blocks(self.config) * SIZE[self.group]
-        every = [pair * dim // width for pair in range(width // 2)]
-        cos, sin = (table[:, every] for table in rope)
-        moved, neutral, odd = x.split((first, width, dim - first - width), -1)
-        return torch.cat((moved, rotate(neutral, (cos, sin)), odd), -1)
+        return rotate_neutral(x, rope, blocks(self.config) * SIZE[self.group], rotary_width(self.config))
 
     def forward(
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None

@@ -83,6 +83,20 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
+def rotate_neutral(x: Float[Tensor, "B H T D"], rope: Rope, first: int, width: int) -> Float[Tensor, "B H T D"]:
+    """Rotary pairs among the ``width`` channels behind the ``first`` ones of each head; the others stay.
+
+    Their frequencies are spread over the range of a whole head as evenly as they can be.
+    """
+    dim = x.shape[-1]
+    if not width:
+        return x
+    every = [pair * dim // width for pair in range(width // 2)]
+    cos, sin = (table[:, every] for table in rope)
+    before, neutral, after = x.split((first, width, dim - first - width), -1)
+    return torch.cat((before, rotate(neutral, (cos, sin)), after), -1)
+
+
 class KeyValueCache:
     """Keys and values of one layer, in buffers allocated once and filled by slice.
 

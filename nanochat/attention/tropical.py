@@ -361,7 +361,7 @@ class Tropical(HeadMixer):
                 cache.memory = cache.memory - table[:, length, :, None]
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
-    def diagnose(self) -> dict[str, float]:
+    def diagnose(self) -> dict[str, float | str]:
         """Margins per token and head: first decile, median, and the median radius when one input drives q, k and v."""
         found = torch.cat(self._margins).double().sort().values if self._margins else torch.empty(0)
         self._margins = []

@@ -5,6 +5,7 @@ Values and gradients are computed in fp32 (fp64 for fp64 inputs) whatever the in
 
 from __future__ import annotations
 
+from math import pi
 from typing import Any
 
 import torch
@@ -145,6 +146,18 @@ def quaternion_prefix(
     if backend not in BACKENDS or start.requires_grad:
         raise ValueError(f"quaternion prefix: got backend {backend!r}, need one of {BACKENDS} and a detached start")
     return _prefix(raw, start.to(raw.dtype), backend)
+
+
+def angle_prefix(
+    raw: Float[Tensor, "B K T n"], start: Float[Tensor, "B K n"] | None = None
+) -> Float[Tensor, "B K T n"]:
+    r"""Sums :math:`\theta_0 + \theta_1 + \dots + \theta_t` of angles, modulo :math:`2\pi`, in fp32 or wider.
+
+    They add up in fp64: the sum outgrows fp32 long before its remainder does.
+    """
+    total = raw.to(torch.float64).cumsum(2)
+    total = total if start is None else total + start.unsqueeze(2)
+    return total.remainder(2 * pi).to(_wide(raw).dtype)
 
 
 def turn(
