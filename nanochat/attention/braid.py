@@ -347,6 +347,8 @@ class Braid(HeadMixer):
     ``transport``: rotary positions turn neutral channels only, and the head output is RMS-normalised.
     """
 
+    rest: Tensor
+
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
         self.knobs = knobs_of(config)
