@@ -330,15 +330,16 @@ class BraidCache(KeyValueCache):
     """Keys and values as they were carried, and where the strands stand: O(1) beside them.
 
     Attributes:
-        strands: quaternions (B, K, 4, n) and angles (B, K, n) after the last token, fp32 or wider.
+        quaternions: of the strands after the last token, (B, K, 4, n); fp32 or wider.
+        angles: their phases, (B, K, n).
     """
 
     def __init__(self, config: GPTConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
         super().__init__(config, batch, length, device, dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
-        quaternions = torch.zeros((batch, config.kv_heads, 4, lanes(config)), device=device, dtype=exact)
-        quaternions[:, :, 0] = 1
-        self.strands = (quaternions, torch.zeros_like(quaternions[:, :, 0]))
+        self.quaternions = torch.zeros((batch, config.kv_heads, 4, lanes(config)), device=device, dtype=exact)
+        self.quaternions[:, :, 0] = 1
+        self.angles = torch.zeros_like(self.quaternions[:, :, 0])
 
 
 class Braid(HeadMixer):
@@ -391,7 +392,7 @@ class Braid(HeadMixer):
         return not self.training and (self.knobs.record_schedule or self.knobs.verify)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: KeyValueCache | None = None
+        self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "B N C"]:
         q, k, v = self.project(x, None if self.transports else rope)
         q = self.sharpen(q, 0 if cache is None else cache.position)
@@ -406,14 +407,15 @@ class Braid(HeadMixer):
         if rope is not None:
             first, width = lanes(self.config) * SIZE, rotary_width(self.config)
             q, k = rotate_neutral(q, rope, first, width), rotate_neutral(k, rope, first, width)
-        choice, table, start = self.choice(x), self.table(), None if cache is None else cache.strands
+        choice, table = self.choice(x), self.table()
+        start = None if cache is None else (cache.quaternions, cache.angles)
         frame, last = frames(choice, table, start)
         if self.watched:
             self._watch(choice, table, start, last, cache is not None and cache.position > 0)
         q, k, v = (operators.turn(frame, each, "so4") for each in (q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)
-            cache.strands = (last[0].clone(), last[1].clone())
+            cache.quaternions, cache.angles = (each.clone() for each in last)
         y = operators.turn(frame, softmax_attention(q, k, v), "so4", inverse=True)
         return F.rms_norm(y, (self.config.head_dim,))
 

@@ -540,7 +540,8 @@ class TestRecord:
             whole = mixer.diagnose()
             for part in tokens().split(11, 1):
                 found(part, cache=cache)
-            state = schedule.unitary(*(each[0] for each in cache.layers[0].strands))[0, 0]
+            kept = cache.layers[0]
+            state = schedule.unitary(kept.quaternions[0], kept.angles[0])[0, 0]
             said = mixer.diagnose()
             phase = mixer.table()[1][0, 0].item()
         assert said["word"] == whole["word"]
