@@ -9,10 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nanochat.attention._head_operations import causal_keys, head_backward, head_operations, kv_width, norm_forward
+from nanochat.attention._head_operations import (
+    attention_hessian,
+    causal_keys,
+    head_backward,
+    head_hessian,
+    head_operations,
+    kv_width,
+    norm_forward,
+)
 from nanochat.attention.registry import MIXERS
 from nanochat.kernels.hypercomplex import cost
-from nanochat.registry import Limit, Mechanism, Operations, Requirement
+from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -52,6 +60,16 @@ def decode(config: GPTConfig, length: int) -> Operations:
     return _around(config) + _attended(config, length + 1)
 
 
+def hessian(config: GPTConfig, length: int) -> Hessian:
+    """Second derivatives, per token: attention by plain products, a Hamilton product and a unit per key and query."""
+    inner, attended = replace(config, qk_norm=False), attention_hessian(config, length)
+    width = config.n_embd + kv_width(config)
+    own = width / N * (cost.multiply_hessian(N) + cost.unit_hessian(N)) + Operations(elementwise=width)
+    products = width / N * (2 * cost.multiply(N) + cost.unit_backward(N)) + Operations(elementwise=width)
+    graph = _around(config) + head_backward(inner) + products + attended.graph
+    return Hessian(graph, head_hessian(inner).product + attended.product + own)
+
+
 MIXERS.register(
     Mechanism(
         name="quaternion",
@@ -62,6 +80,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
+        hessian=hessian,
         requires=(
             Requirement(
                 lambda config: config.head_dim % N == 0,

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from nanochat.attention._head_operations import (
+    attention_hessian,
     causal_keys,
     head_backward,
+    head_hessian,
     head_operations,
     head_shapes,
     kv_width,
 )
 from nanochat.attention.registry import MIXERS
 from nanochat.config import ConfigError, common_faults, option
-from nanochat.registry import Limit, Mechanism, Operations
+from nanochat.registry import Hessian, Limit, Mechanism, Operations
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -72,6 +74,19 @@ def backward(config: GPTConfig, length: int) -> Operations:
     return head_backward(config) + core + rows + Operations(elementwise=7 * keys + 3 * config.kv_heads)
 
 
+def hessian(config: GPTConfig, length: int) -> Hessian:
+    """Second derivatives, per token: attention over D + 2 channels; per key channel 10 for its scale, 13 for the
+    exponent, 1 where both read it and 1 to join exponent and mantissa; the norms of rows, once per sequence.
+    """
+    dim, keys = config.head_dim, kv_width(config)
+    attended = attention_hessian(config, length, dim + PARTS)
+    rows = keys * (12 * config.n_embd + 23) / length
+    own = Operations(elementwise=25 * keys + 13 * config.kv_heads + rows)
+    around = Operations(elementwise=3 * keys * config.n_embd / length + 7 * keys + 3 * config.kv_heads)
+    graph = _around(config, length) + head_backward(config) + around + attended.graph
+    return Hessian(graph, head_hessian(config).product + attended.product + own)
+
+
 def decode(config: GPTConfig, length: int) -> Operations:
     """Forward of one token when ``length`` are cached."""
     pairs, width = config.n_head * (length + 1), config.head_dim + PARTS
@@ -90,6 +105,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: batch * config.kv_heads * length * (2 * config.head_dim + 1) * 4,
+        hessian=hessian,
         shapes=lambda config: [*head_shapes(config), (kv_width(config), 1)],
         reduces_to=Limit(
             statement="with keys of one scale, softmax attention; at any temperature",

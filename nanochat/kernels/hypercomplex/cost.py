@@ -15,6 +15,16 @@ def unit_backward(n: int) -> Operations:
     return Operations(elementwise=8 * n + 2)
 
 
+def multiply_hessian(n: int) -> Operations:
+    """One product of the second derivative: that of all three products, whose terms autograd derives one by one."""
+    return Operations(elementwise=8 * n * (2 * n - 1) + n)
+
+
+def unit_hessian(n: int) -> Operations:
+    """One product of the second derivative of a unit, forward and closed-form backward derived operator by operator."""
+    return Operations(elementwise=27 * n + 7)
+
+
 def coordinates_width(n: int) -> int:
     """Coordinates of a map x -> (x conj(k)) v: 1 + n (n - 1) / 2."""
     return 1 + n * (n - 1) // 2
