@@ -1,0 +1,1 @@
+"""Iterated function systems as memory: ``maths.py`` is the executable definition."""
