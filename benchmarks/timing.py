@@ -146,24 +146,15 @@ class Report:
         self.lines.append(text)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table that is readable as text and as Markdown; the first column to the left, the others to the right."""
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        for row in (head, rule, *rows):
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            self.say(f"| {' | '.join(cells)} |")
+        """See :func:`table`."""
+        for line in table(head, rows):
+            self.say(line)
 
     def finish(self, figures: Mapping[str, Any]) -> Path:
         """Say how busy the machine was, then write the artifact; returns its folder."""
         self.say()
         self.say(self.load.sentence())
-        name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
-        folder = self.options.artifacts_dir / "perf" / self.topic / name
-        folder.mkdir(parents=True)
         summary = {
-            "schema": SCHEMA,
-            "topic": self.topic,
             "about": self.about,
             "command": sys.argv,
             "rounds": self.options.rounds,
@@ -171,13 +162,39 @@ class Report:
             "others": self.load.others(),
             **figures,
         }
-        write_json(folder / "env.json", self.environment)
-        write_bytes(folder / "run.md", "\n".join([f"# {self.topic} {name}", "", *self.lines, ""]).encode())
-        write_json(folder / "summary.json", summary)
-        if self.options.json:
-            write_json(self.options.json, summary)
-        print(f"written: {folder}")
-        return folder
+        return store(self.topic, self.options, self.lines, summary, self.environment)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, readable as text and as Markdown; the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for row in (head, rule, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append(f"| {' | '.join([row[0].ljust(widths[0]), *cells])} |")
+    return lines
+
+
+def store(
+    topic: str,
+    options: argparse.Namespace,
+    lines: Sequence[str],
+    figures: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> Path:
+    """Write ``artifacts/perf/<topic>/<time>/`` and what ``--json`` asks for; returns the folder."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+    folder = options.artifacts_dir / "perf" / topic / name
+    folder.mkdir(parents=True)
+    summary = {"schema": SCHEMA, "topic": topic, **figures}
+    write_json(folder / "env.json", environment)
+    write_bytes(folder / "run.md", "\n".join([f"# {topic} {name}", "", *lines, ""]).encode())
+    write_json(folder / "summary.json", summary)
+    if options.json:
+        write_json(options.json, summary)
+    print(f"written: {folder}")
+    return folder
 
 
 def plain(laps: Mapping[str, Sequence[Lap]]) -> dict[str, list[dict[str, float]]]:
