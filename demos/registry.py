@@ -194,6 +194,16 @@ _DEMOS = (
         twin="--attention-type surreal",
         page="surreal.md",
         papers=("arXiv:0801.4877", "arXiv:1602.07868"),
+        module="demos.surreal.demo",
+        options=(
+            DemoOption("day", "3", "last birthday of the numbers that are shown and added", ("2", "3", "4")),
+            DemoOption(
+                "control",
+                "softmax",
+                "attention that is trained beside: on raw keys, or after a norm",
+                ("softmax", "normed"),
+            ),
+        ),
     ),
 )
 

@@ -76,6 +76,13 @@ def test_cayley_mixing_is_learned_and_certified() -> None:
     assert "reversible.lifting" in {item.id for item in other.certificates}
 
 
+def test_day_and_control_of_the_surreal_demo() -> None:
+    usual = result("surreal")
+    later, normed = result("surreal", option="day", value="4"), result("surreal", option="control", value="normed")
+    assert later.holds and "31 numbers" in str(later.acts[0].parts[0]) and "15 numbers" in str(usual.acts[0].parts[0])
+    assert normed.holds and "normed" in normed.closing[0] and "softmax" in usual.closing[0]
+
+
 def test_figures_are_saved_for_every_named_plot(name: str, tmp_path: Path) -> None:
     from demos.plots import save
 

@@ -138,6 +138,11 @@ BREAKS = {
     ("reversible", "inverse"): lambda w: {"rounds": 40, "f_out": w["f_out"] * 1e6},
     ("reversible", "symplectic"): lambda w: {"q": w["q"] * 1e-3},
     ("reversible", "kepler_return"): lambda w: {"q": w["q"] * 1e-3},
+    ("surreal", "arithmetic"): lambda w: {"sums": w["sums"] + (np.arange(len(w["sums"])) == 7)},
+    ("surreal", "order"): lambda w: {"signs": -w["signs"]},
+    ("surreal", "birthdays"): lambda w: {"days": w["days"] + 1},
+    ("surreal", "growth"): lambda w: {"measured": w["measured"] ** 1.2},
+    ("surreal", "scale"): lambda w: {"x": w["x"] * 1e-30},
 }
 
 
