@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-import torch
 
 from nanochat.architecture import attention_types
 
@@ -28,20 +27,25 @@ def scripts(root, monkeypatch):
 
 
 def test_one_mechanism_is_measured_and_recorded(root, tmp_path):
-    words = ["--quick", "--rounds", "1", "--only", "gauge-group=u1", "--artifacts-dir", str(tmp_path)]
+    label = "ultrametric-mode=trie"
+    words = ["--quick", "--rounds", "1", "--only", label, "--artifacts-dir", str(tmp_path)]
     command = [sys.executable, str(root / "benchmarks/mechanisms.py"), *words, "--json", str(tmp_path / "all.json")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "perf" / "mechanisms").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == json.loads((tmp_path / "all.json").read_text())
-    step = summary["step"]["gauge-group=u1"]
-    assert step["bar"] == 1.15 and step["low"] == step["median"] == step["high"] > 0
-    assert len(summary["laps"]["before gauge-group=u1"]) == 1
+    step = summary["step"][label]
+    assert step["bar"] == 1.3 and step["low"] == step["median"] == step["high"] > 0
+    assert len(summary["laps"][f"before {label}"]) == 1
     state = summary["state"]
-    assert state["gauge-group=u1"]["65536"] - state["standard"]["65536"] == 64, "4 angles for each of 2 layers, 2 heads"
-    assert summary["long"]["memory"].keys() == {"standard"}
-    assert "kept" in done.stdout and "| gauge-group=u1" in (folder / "run.md").read_text()
+    assert (
+        state[label]["65536"] == state[label]["1024"] and state["standard"]["65536"] == 64 * state["standard"]["1024"]
+    )
+    long = summary["long"]
+    assert long["time"][label]["exponent"] and long["time"][label]["seconds"].keys() == {"64", "128", "256"}
+    assert long["memory"].keys() == {"standard", label}
+    assert "busy" in done.stdout and f"| {label}" in (folder / "run.md").read_text()
     assert json.loads((folder / "env.json").read_text())["versions"]["torch"]
 
 
@@ -97,28 +101,15 @@ def test_work_of_others_is_seen_and_own_work_is_not(scripts):
     assert load.others() < 0.1 and "BUSY" not in load.sentence()
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow  # half a minute each on an idle machine
 @pytest.mark.parametrize("label", [label for label in LINEAR if label.partition("-")[0] in attention_types()])
-def test_long_contexts_take_linear_time_and_memory(scripts, one_thread, label):
+def test_long_contexts_take_linear_time_and_memory(scripts, label):
     """By processor time, which a busy machine leaves nearly as it is. Softmax attention is the negative control."""
-    _, long_context, timing = scripts
-
-    def spent(name: str, lengths: tuple[int, ...]) -> dict[int, float]:
-        laps = timing.interleave({length: long_context.step(name, length) for length in lengths}, rounds=3)
-        return {length: min(lap.processor for lap in own) for length, own in laps.items()}
-
-    own = spent(label, (4096, 8192, 16384, 32768, 65536))
-    base = spent("standard", (2048, 4096, 8192))
-    assert long_context.exponent(own, 0) <= LINEAR[label], own
-    assert long_context.exponent(base, 0) > 1.4, base
-    assert own[4096] < base[4096] or label == "tropical-score=maxplus", (own, base)
+    _, long_context, _ = scripts
+    laps = long_context.times(["standard", label], [2048, 4096, 8192, 16384, 32768, 65536], 3, threads=1)
+    spent = {name: {length: lap.processor for length, lap in own.items()} for name, own in laps.items()}
+    assert long_context.exponent(spent[label], 4096) <= LINEAR[label], spent
+    assert long_context.exponent(spent["standard"], 0) > 1.4, spent
+    assert spent[label][4096] < spent["standard"][4096] or label == "tropical-score=maxplus", spent
     sizes = long_context.weigh(label, [4096, 16384, 65536], 1)
     assert 0.8 < long_context.exponent(sizes, 0) < 1.1, sizes
