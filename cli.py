@@ -96,7 +96,8 @@ def demo_options() -> Iterable[inspect.Parameter]:
             found[option.name] = option
     for name, option in found.items():
         choices = f" ({' or '.join(option.choices)}; default: {option.default})" if option.choices else ""
-        declared = typer.Option(None, option.flag, help=f"{', '.join(takers[name])}: {option.help}{choices}.")
+        about = f"{', '.join(takers[name])}: {option.help}{choices}."
+        declared = typer.Option(None, option.flag, help=about, envvar=option.variable or None)
         kind: Any = bool | None if isinstance(option.default, bool) else str | None
         if isinstance(option.default, bool):
             declared.param_decls = (f"{option.flag}/--no-{option.flag[2:]}",)
@@ -163,6 +164,7 @@ def info(name: Name, as_json: AsJson = False) -> int:
 @app.command()
 @with_options(demo_options())
 def run(
+    context: typer.Context,
     name: Name,
     quick: Quick = False,
     seed: Seed = 0,
@@ -176,7 +178,7 @@ def run(
 ) -> int:
     """Run one demo: its object, its laws, what it learns, where it ends; certificates are computed from the result."""
     common = {"quick": quick, "seed": seed, "max_iterations": max_iterations, "verbose": verbose, "debug": debug}
-    own = {key: value for key, value in given.items() if value is not None}
+    own = {key: value for key, value in given.items() if value is not None and not foreign(context, name, key)}
     usable(export_json, plots)
     result = perform(name, options=own, **common)
     if export_json is not None:
@@ -308,6 +310,15 @@ def bench_fixed_flops(
         render_certificates(out, certificates)
     good = verdicts.valid and all(entry["holds"] for entry in certificates)
     return 0 if good else FOUND_A_FAILURE
+
+
+def foreign(context: typer.Context, name: str, option: str) -> bool:
+    """Whether an option comes from a variable of the environment that is meant for another demo."""
+    from demos.registry import DEMOS
+
+    source = context.get_parameter_source(option)
+    own = {item.name for item in DEMOS[name].options} if name in DEMOS else set()
+    return source is not None and source.name == "ENVIRONMENT" and option not in own
 
 
 def perform(name: str, **options: Any) -> Result:

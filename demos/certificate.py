@@ -118,7 +118,7 @@ def verify(certificate: Certificate) -> Verdict:
         return Verdict(False, math.nan, "seal broken: a number or word was changed after it was made")
     try:
         value = float(check(certificate.id)(**certificate.witness))
-    except (TypeError, ValueError, LookupError, ImportError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, ImportError) as error:
         return Verdict(False, math.nan, f"the witness cannot be checked: {error}")
     value = value if math.isfinite(value) else UNBOUNDED
     slack = SLACK * abs(certificate.value) + certificate.tolerance

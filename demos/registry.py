@@ -24,12 +24,14 @@ class DemoOption:
         default: ``False`` for a switch, a string for a choice.
         help: one line.
         choices: what a string option accepts.
+        variable: environment variable of the founding document that means the same; the command line reads it.
     """
 
     name: str
     default: bool | str
     help: str
     choices: tuple[str, ...] = ()
+    variable: str = ""
 
     @property
     def flag(self) -> str:
@@ -99,7 +101,17 @@ _DEMOS = (
         theorem="the strong triangle inequality d(x, z) <= max(d(x, y), d(y, z)) holds for the learned kernel",
         twin="--attention-type ultrametric",
         page="ultrametric.md",
-        papers=("doi:10.1103/RevModPhys.58.765",),
+        papers=("doi:10.1103/RevModPhys.58.765", "arXiv:2508.01010", "doi:10.1145/509907.509965"),
+        module="demos.ultrametric.demo",
+        options=(
+            DemoOption("base", "3", "the prime p of the numbers, the tree and the digits", ("2", "3", "5", "7")),
+            DemoOption(
+                "scale_compare",
+                False,
+                "time a search through all keys and a tree of dictionaries too",
+                variable="ULTRA_SCALE_COMPARE",
+            ),
+        ),
     ),
     Demo(
         name="tropical",

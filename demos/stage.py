@@ -22,7 +22,6 @@ from demos.runtime import session
 
 Scenes = Callable[[DemoConfig, np.random.Generator], "Iterator[Scene]"]
 Closing = Callable[[DemoConfig, Mapping[str, float]], tuple[str, str]]
-POINTS = 60  # of a curve in the terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +83,12 @@ def laws(
     return Table(("law", "error", "tolerance"), tuple(rows))
 
 
-def loss_plot(losses: Mapping[str, np.ndarray], title: str = "Training loss", detail: bool = False) -> Plot:
+def loss_plot(
+    losses: Mapping[str, np.ndarray], title: str = "Training loss", detail: bool = False, points: int = 60
+) -> Plot:
     """Loss by training step of several models, each the mean over windows; the plot's name is ``loss``."""
     steps = min(map(len, losses.values()))
-    window = max(1, steps // POINTS)
+    window = max(1, steps // points)
     smooth = {name: loss[: steps // window * window].reshape(-1, window).mean(1) for name, loss in losses.items()}
     taken = (np.arange(steps // window) + 1) * window
     text = terminal.chart({name: (taken, y) for name, y in smooth.items()}, xlabel="step", ylabel="loss", logy=True)

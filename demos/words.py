@@ -18,7 +18,7 @@ def against(value: float, other: float) -> str:
     if min(value, other) <= 0:
         return "as much as" if value == other else "less than" if value < other else "more than"
     ratio = max(value / other, other / value)
-    if ratio < 1.01:
+    if ratio < 1.05:
         return "as much as"
     digits = "over 1000" if ratio > 1000 else f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
     return f"{digits} times {'less' if value < other else 'more'} than"

@@ -80,6 +80,32 @@ def inverse(x: Padic, prime: int) -> Padic:
     return y
 
 
+def expansion(numerator: int, denominator: int, prime: int, depth: int) -> tuple[int, Padic]:
+    """A fraction that is not 0 in Q_p: the valuation v and the digits of the unit u, where a / b = p^v u.
+
+    Example:
+        >>> expansion(1, 2, 3, 4), expansion(-1, 6, 3, 4)
+        ((0, (2, 1, 1, 1)), (-1, (1, 1, 1, 1)))
+    """
+    power = 0
+    while numerator % prime == 0:
+        numerator, power = numerator // prime, power + 1
+    while denominator % prime == 0:
+        denominator, power = denominator // prime, power - 1
+    return power, multiply(padic(numerator, prime, depth), inverse(padic(denominator, prime, depth), prime), prime)
+
+
+def written(power: int, unit: Padic) -> str:
+    """A p-adic number as one writes it: the digits of high places to the left, a point before the place -1.
+
+    Example:
+        >>> written(-1, (1, 1, 1, 1)), written(1, (2, 0, 0, 0))
+        ('...111.1', '...00020')
+    """
+    string = "".join(str(digit) for digit in reversed(unit)) + "0" * max(power, 0)
+    return "..." + (f"{string[:power]}.{string[power:]}" if power < 0 else string)
+
+
 def digit_scores(
     x: Float[Array, "N D"], symbols: Float[Array, "Kp D"], base: int, sharpness: float
 ) -> Float[Array, "N K p"]:

@@ -73,6 +73,7 @@ def test_list_names_all_eleven_frameworks_and_says_which_run(mgr: Mgr) -> None:
     assert [demo["name"] for demo in document["demos"]] == NAMES
     status = {demo["name"]: demo["status"] for demo in document["demos"]}
     assert {name for name, value in status.items() if value == "ready"} == set(registry.ready())
+    assert {"tropical", "reversible", "ultrametric"} <= set(registry.ready())
     assert {entry["name"] for entry in document["attention_types"]} >= {"standard", "tropical", "reversible"}
     assert {entry["name"] for entry in document["optimizer_types"]} >= {"adamw", "muon"}
     assert {entry["name"] for entry in document["scheduler_types"]} >= {"none", "cosine", "linear", "wsd"}
@@ -131,6 +132,21 @@ def test_run_passes_every_option(stage: Any) -> None:
         name="reversible", quick=True, seed=3, max_iterations=7, verbose=True, debug=True, options={"rev_cayley": True}
     )
     assert seen == [wanted]
+
+
+def test_a_variable_of_the_founding_document_is_an_alias_of_an_option(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = stage(lambda config: outcome(config.name))
+    monkeypatch.setenv("ULTRA_SCALE_COMPARE", "1")
+    assert cli.execute(["run", "ultrametric"]) == 0 and cli.execute(["run", "tropical"]) == 0
+    assert cli.execute(["run", "ultrametric", "--no-scale-compare"]) == 0
+    assert [config.options.get("scale_compare") for config in seen] == [True, None, False]
+    capsys.readouterr()
+    cli.execute(["run", "--help"])
+    assert "ULTRA_SCALE_COMPARE" in capsys.readouterr().out
+    assert cli.execute(["run", "tropical", "--scale-compare"]) == 2
+    assert "--scale-compare: not an option of demo 'tropical'" in capsys.readouterr().err
 
 
 def test_run_shows_acts_certificates_and_closing(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ def test_all_faults_are_reported_together() -> None:
 
 def test_options_take_their_defaults() -> None:
     assert DemoConfig(name="reversible").options == {"rev_cayley": False}
+    assert DemoConfig(name="ultrametric").options == {"base": "3", "scale_compare": False}
     assert DemoConfig(name="tropical", options={"score": "maxplus"}).options == {"score": "maxplus"}
 
 

@@ -83,6 +83,19 @@ def test_day_and_control_of_the_surreal_demo() -> None:
     assert normed.holds and "normed" in normed.closing[0] and "softmax" in usual.closing[0]
 
 
+@pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
+def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
+    usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)
+    assert other.holds and f"tree of {base}" in other.closing[0]
+    assert f"Z_{base}" in other.plots()[0].text and other.plots()[0].text != usual.plots()[0].text
+
+
+def test_comparison_of_scale_adds_two_curves_and_says_so() -> None:
+    other = result("ultrametric", option="scale_compare", value=True)
+    assert {"search", "pointers"} <= set(other.plots()[1].arrays) and "a search through all" in other.closing[0]
+    assert other.numbers["search_ns"] > 10 * other.numbers["lookup_ns"]
+
+
 def test_figures_are_saved_for_every_named_plot(name: str, tmp_path: Path) -> None:
     from demos.plots import save
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demos.ultrametric.maths import Padic, add, integer, inverse, multiply, negate, padic, valuation
+from demos.ultrametric import trie
+from demos.ultrametric.maths import Padic, add, expansion, integer, inverse, multiply, negate, padic, valuation, written
 
 DEPTH = 9
 primes = st.sampled_from([2, 3, 5, 7])
@@ -70,3 +74,36 @@ def test_with_the_most_significant_digit_first_it_is_not():
     assert common_prefix(x[::-1], y[::-1]) == 0 == valuation(padic(7 - 8, 2, 4))
     x, y = padic(4, 2, 4), padic(5, 2, 4)
     assert common_prefix(x[::-1], y[::-1]) == 3 != valuation(padic(4 - 5, 2, 4))
+
+
+@given(primes, numbers.filter(bool), st.integers(1, 10**4))
+def test_a_fraction_is_a_power_times_the_digits_of_a_unit(p, a, b):
+    power, unit = expansion(a, b, p, DEPTH)
+    rest = Fraction(a, b) / Fraction(p) ** power - integer(unit, p)
+    assert unit[0] and rest.numerator % p**DEPTH == 0 and rest.denominator % p
+
+
+def test_expansions_are_written_with_the_point_where_it_belongs():
+    assert written(*expansion(-1, 6, 3, 4)) == "...111.1" and written(*expansion(6, 1, 3, 4)) == "...00020"
+
+
+@given(primes, st.lists(st.integers(0, 5**4 - 1), min_size=1, max_size=20), st.integers(0, 5**4 - 1))
+def test_the_array_finds_what_dictionaries_and_a_search_find(p, keys, query):
+    root: trie.Branch = {}
+    for key in keys:
+        trie.grow(root, key, p, 4)
+    occupied = np.zeros(trie.size(p, 4), bool)
+    for key in keys:
+        occupied[np.asarray(trie.balls(np.array(key), p, 4))] = True
+    found = int(occupied[np.asarray(trie.balls(np.array(query), p, 4))].sum()) - 1
+    assert found == trie.descend(root, query, p, 4) == max(valuation(padic(key - query, p, 4)) for key in keys)
+
+
+def test_without_the_last_key_the_array_finds_less():
+    keys, query = np.array([0, 9, 26]), np.array([26])
+    occupied = trie.insert(np.zeros(trie.size(3, 3), bool), keys, base=3, depth=3)
+    fewer = trie.insert(np.zeros(trie.size(3, 3), bool), keys[:2], base=3, depth=3)
+    assert (
+        int(trie.longest(occupied, query, base=3, depth=3)[0]) == 3 == int(trie.search(keys, query, base=3, depth=3)[0])
+    )
+    assert int(trie.longest(fewer, query, base=3, depth=3)[0]) == 0
