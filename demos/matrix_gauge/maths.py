@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 SIZE = {"so3": 3, "u1": 2, "so4": 4}
-"""Channels of one block."""
+"""Channels of one block; of ``so``, whose frames are n x n matrices row by row, the root of their components."""
 
 
 def product(a: Float[Array, "*batch 4 L"], b: Float[Array, "*batch 4 L"]) -> Float[Array, "*batch 4 L"]:
@@ -31,13 +31,32 @@ def product(a: Float[Array, "*batch 4 L"], b: Float[Array, "*batch 4 L"]) -> Flo
     )
 
 
-def inverse(frame: Float[Array, "*batch c L"]) -> Float[Array, "*batch c L"]:
-    """The conjugate: of a unit quaternion, or of a plane's (cosine, sine)."""
+def inverse(frame: Float[Array, "*batch c L"], group: str = "so3") -> Float[Array, "*batch c L"]:
+    """The conjugate: of a unit quaternion, or of a plane's (cosine, sine); the transposed matrix."""
+    if group == "so":
+        size = round(frame.shape[-2] ** 0.5)
+        return frame.reshape(*frame.shape[:-2], size, size, -1).swapaxes(-3, -2).reshape(frame.shape)
     return jnp.concatenate((frame[..., :1, :], -frame[..., 1:, :]), -2)
 
 
-def frames(raw: Float[Array, "K T numbers"], group: str) -> Float[Array, "K T c L"]:
-    r""":math:`P_t = g_1 \cdots g_t` by an associative scan; ``raw`` are angles, or quaternions normalised here."""
+def cayley(raw: Float[Array, "*batch m L"], size: int) -> Float[Array, "*batch L size size"]:
+    r""":math:`(1 - A)^{-1} (1 + A)` with :math:`A_{ba} = -A_{ab} = r_{ab} / \sqrt n` for the pairs a < b in order."""
+    rows, columns = jnp.triu_indices(size, 1)
+    numbers = jnp.moveaxis(raw, -1, -2) * size**-0.5
+    half = jnp.zeros((*numbers.shape[:-1], size, size), raw.dtype).at[..., columns, rows].set(numbers)
+    skew, one = half - half.mT, jnp.eye(size, dtype=raw.dtype)
+    return jnp.linalg.solve(one - skew, one + skew)
+
+
+def frames(raw: Float[Array, "K T numbers"], group: str, block: int = 8) -> Float[Array, "K T c L"]:
+    r""":math:`P_t = g_1 \cdots g_t` by an associative scan.
+
+    ``raw`` are angles, quaternions normalised here, or what names rotations of ``block`` channels (:func:`cayley`).
+    """
+    if group == "so":
+        elements = cayley(raw.reshape(*raw.shape[:2], block * (block - 1) // 2, -1), block)
+        found = jax.lax.associative_scan(jnp.matmul, elements, axis=1)
+        return found.reshape(*found.shape[:3], -1).swapaxes(-1, -2)
     if group == "u1":
         angles = jnp.cumsum(raw, 1)
         return jnp.stack((jnp.cos(angles), jnp.sin(angles)), 2)
@@ -49,13 +68,15 @@ def frames(raw: Float[Array, "K T numbers"], group: str) -> Float[Array, "K T c 
 def turn(
     frame: Float[Array, "K T c L"], x: Float[Array, "H T D"], group: str, undo: bool = False
 ) -> Float[Array, "H T D"]:
-    r"""Each frame acts on the blocks of its heads: :math:`p x \bar p`, :math:`l x \bar r`, or the turn of a plane."""
-    size, n = SIZE[group], frame.shape[-1] // (2 if group == "so4" else 1)
-    acting = jnp.repeat(inverse(frame) if undo else frame, x.shape[0] // frame.shape[0], 0)
+    r"""Each frame acts on the blocks of its heads: :math:`p x \bar p`, :math:`l x \bar r`, a matrix, a plane's turn."""
+    size, n = SIZE.get(group, round(frame.shape[-2] ** 0.5)), frame.shape[-1] // (2 if group == "so4" else 1)
+    acting = jnp.repeat(inverse(frame, group) if undo else frame, x.shape[0] // frame.shape[0], 0)
     blocks = x[..., : size * n].reshape(*x.shape[:2], size, n)
     if group == "u1":
         (cos, sin), (a, b) = jnp.moveaxis(acting, -2, 0), jnp.moveaxis(blocks, -2, 0)
         moved = jnp.stack((a * cos - b * sin, a * sin + b * cos), -2)
+    elif group == "so":
+        moved = jnp.einsum("htabn,htbn->htan", acting.reshape(*x.shape[:2], size, size, n), blocks)
     else:
         left, right = (acting, acting) if group == "so3" else jnp.split(acting, 2, -1)
         padded = jnp.concatenate((jnp.zeros((*x.shape[:2], 4 - size, n), x.dtype), blocks), -2)
@@ -69,9 +90,10 @@ def gauge_attention(
     v: Float[Array, "K T D"],
     raw: Float[Array, "K T numbers"],
     group: str,
+    block: int = 8,
 ) -> Float[Array, "H T D"]:
     r""":math:`y_i = P_i^{-1} \sum_{j \le i} \mathrm{softmax}_j(\langle P_i q_i, P_j k_j\rangle/\sqrt D)\,P_j v_j`."""
-    frame = frames(raw, group)
+    frame = frames(raw, group, block)
     q, k, v = (turn(frame, x, group) for x in (q, k, v))
     k, v = (jnp.repeat(x, q.shape[0] // k.shape[0], 0) for x in (k, v))
     scores = q @ k.mT * q.shape[-1] ** -0.5

@@ -23,6 +23,9 @@ from nanochat.kernels.scan.cost import (
     COMPONENTS,
     GROUPS,
     SIZE,
+    generators,
+    matrix_prefix_backward,
+    matrix_prefix_forward,
     prefix_backward,
     prefix_forward,
     turn_backward,
@@ -38,7 +41,12 @@ if TYPE_CHECKING:
 class GaugeKnobs:
     """Options of ``gauge``."""
 
-    group: str = option("so3", "rotations of 3-vectors, of planes (they commute), or of 4-vectors", choices=GROUPS)
+    group: str = option(
+        "so3",
+        "rotations of 3-vectors, of planes (they commute), of 4-vectors, or of --gauge-block channels",
+        choices=GROUPS,
+    )
+    block: int = option(8, "channels that one rotation of --gauge-group so turns", unit="channels")
     transported: float = option(
         0.5, "share of each head's channels that is transported in blocks; the rest is neutral", unit="share"
     )
@@ -47,8 +55,25 @@ class GaugeKnobs:
         faults = common_faults(self)
         if not 0 < self.transported <= 1:
             faults.append(f"--gauge-transported: got {self.transported:g}, need more than 0, at most 1")
+        if self.block < 2:
+            faults.append(f"--gauge-block: got {self.block}, need at least 2")
         if faults:
             raise ConfigError(faults)
+
+    @property
+    def size(self) -> int:
+        """Channels of one transported block."""
+        return SIZE.get(self.group, self.block)
+
+    @property
+    def components(self) -> int:
+        """Numbers of one frame."""
+        return COMPONENTS.get(self.group, self.block**2)
+
+    @property
+    def emitted(self) -> int:
+        """Numbers by which a token names one rotation: one angle, 4 or 8 of quaternions, n (n - 1) / 2 of a matrix."""
+        return {"u1": 1, "so": generators(self.block)}.get(self.group, self.components)
 
 
 def knobs_of(config: GPTConfig) -> GaugeKnobs:
@@ -59,34 +84,42 @@ def knobs_of(config: GPTConfig) -> GaugeKnobs:
 def blocks(config: GPTConfig) -> int:
     """Transported blocks n of one head: as many as the share holds, at least one."""
     knobs = knobs_of(config)
-    return max(1, int(knobs.transported * config.head_dim / SIZE[knobs.group]))
+    return max(1, int(knobs.transported * config.head_dim / knobs.size))
 
 
 def rotary_width(config: GPTConfig) -> int:
     """Neutral channels of one head that rotary positions turn, in pairs; a last odd one keeps still."""
-    neutral = config.head_dim - blocks(config) * SIZE[knobs_of(config).group]
+    neutral = config.head_dim - blocks(config) * knobs_of(config).size
     return neutral // 2 * 2 if config.position == "rope" else 0
 
 
 def emitted(config: GPTConfig) -> int:
-    """Numbers by which a token names its rotations, over all key/value heads: 4, 8, or one angle per block."""
-    group = knobs_of(config).group
-    return config.kv_heads * blocks(config) * (1 if group == "u1" else COMPONENTS[group])
+    """Numbers by which a token names its rotations, over all key/value heads."""
+    return config.kv_heads * blocks(config) * knobs_of(config).emitted
+
+
+def kept(config: GPTConfig) -> int:
+    """Numbers of the last frame, over all key/value heads; of planes only their angle is kept."""
+    knobs = knobs_of(config)
+    return config.kv_heads * blocks(config) * (1 if knobs.group == "u1" else knobs.components)
 
 
 def _transport(config: GPTConfig) -> tuple[Operations, Operations]:
     """Forward and backward per token: the connection, its prefix, four turns, rotary pairs, the norm of the output."""
-    group, lanes, heads = knobs_of(config).group, blocks(config), config.n_head + config.kv_heads
+    knobs, lanes, heads = knobs_of(config), blocks(config), config.n_head + config.kv_heads
+    group, matrices = knobs.group, config.kv_heads * lanes
     numbers, pairs = emitted(config), heads * rotary_width(config)
     turned = 2 * heads * lanes
-    frame = config.kv_heads * lanes * COMPONENTS[group]
+    frame = matrices * knobs.components
     if group == "u1":
         # prefix sum, remainder, cosine, sine; their gradients are products with sine and cosine, a sum, its suffix sum
         made, unmade = 4 * numbers, 7 * numbers
+    elif group == "so":
+        made, unmade = matrix_prefix_forward(matrices, knobs.block), matrix_prefix_backward(matrices, knobs.block)
     else:
         made, unmade = prefix_forward(numbers / 4), prefix_backward(numbers / 4)
-    ahead = made + turn_forward(turned, group) + 3 * pairs
-    back = unmade + turn_backward(turned, group) + 3.5 * pairs + 3 * frame
+    ahead = made + turn_forward(turned, group, knobs.size) + 3 * pairs
+    back = unmade + turn_backward(turned, group, knobs.size) + 3.5 * pairs + 3 * frame
     matmul = 2.0 * config.n_embd * numbers
     return (
         Operations(matmul=matmul, elementwise=ahead) + norm_forward(config.head_dim, config.n_head),
@@ -118,7 +151,7 @@ def decode(config: GPTConfig, length: int) -> Operations:
 
 def state(config: GPTConfig, batch: int, length: int) -> int:
     """Bytes: keys and values in the common frame, and one group element per block."""
-    return 4 * batch * (2 * config.kv_heads * length * config.head_dim + emitted(config))
+    return 4 * batch * (2 * config.kv_heads * length * config.head_dim + kept(config))
 
 
 MIXERS.register(
@@ -135,8 +168,9 @@ MIXERS.register(
         shapes=lambda config: [*head_shapes(config), (emitted(config), config.n_embd)],
         requires=(
             Requirement(
-                lambda config: config.head_dim >= SIZE[knobs_of(config).group],
-                "gauge: got {config.head_dim} channels per head, need at least one block (3 for so3, 2 u1, 4 so4)",
+                lambda config: config.head_dim >= knobs_of(config).size,
+                "gauge: got {config.head_dim} channels per head, need at least one block (3 for so3, 2 u1, 4 so4, "
+                "--gauge-block for so)",
             ),
         ),
         reduces_to=Limit(
@@ -157,6 +191,7 @@ from torch import Tensor, nn
 from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, rotate_neutral, softmax_attention
 from nanochat.initialise import Draw
 from nanochat.kernels.scan import operators
+from nanochat.kernels.scan.naive import identity, matrix_identity
 
 
 def _accumulator(x: Tensor) -> torch.dtype:
@@ -167,32 +202,39 @@ class GaugeCache(KeyValueCache):
     """Keys and values in the common frame, and where that frame stands: O(1) beside them.
 
     Attributes:
-        frame: the last frame, (B, K, 4, L) quaternions or (B, K, n) angles in [0, 2 pi); fp32 or wider.
+        frame: the last frame, (B, K, 4, L) quaternions, (B, K, n) angles in [0, 2 pi) or (B, K, m^2, n) matrices; fp32
+            or wider.
     """
 
     def __init__(self, config: GPTConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
         super().__init__(config, batch, length, device, dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
-        group = knobs_of(config).group
-        shape = (blocks(config),) if group == "u1" else (4, emitted(config) // config.kv_heads // 4)
-        self.frame = torch.zeros((batch, config.kv_heads, *shape), device=device, dtype=exact)
-        if group != "u1":
-            self.frame[:, :, 0] = 1
+        knobs, numbers = knobs_of(config), kept(config) // config.kv_heads
+        rows = {"u1": 1, "so": knobs.components}.get(knobs.group, 4)
+        frame = torch.zeros((batch, config.kv_heads, rows, numbers // rows), device=device, dtype=exact)
+        if knobs.group == "u1":
+            self.frame = frame[:, :, 0]
+        else:
+            self.frame = matrix_identity(frame) if knobs.group == "so" else identity(frame)
 
 
 def frames(
-    raw: Float[Tensor, "B K T numbers"], group: str, start: Tensor | None = None
+    raw: Float[Tensor, "B K T numbers"], group: str, start: Tensor | None = None, block: int = 8
 ) -> tuple[Float[Tensor, "B K T c L"], Tensor]:
     r"""Frames :math:`P_t = g_1 \cdots g_t` from what each token emits, and the last one in the form of ``start``.
 
     Args:
-        raw: angles (``u1``), or quaternions that are normalised here, component before lane.
-        group: ``so3``, ``u1`` or ``so4``.
+        raw: angles (``u1``), quaternions that are normalised here, or what names skew matrices; number before lane.
+        group: ``so3``, ``u1``, ``so4`` or ``so``.
         start: frame before the first token, as :class:`GaugeCache` keeps it.
+        block: channels that a rotation of ``so`` turns.
     """
     if group == "u1":
         angles = operators.angle_prefix(raw, start)
         return torch.stack((angles.cos(), angles.sin()), 3), angles[:, :, -1].detach()
+    if group == "so":
+        found = operators.matrix_prefix(raw.unflatten(-1, (generators(block), -1)), block, start)
+        return found, found[:, :, -1].detach()
     found = operators.quaternion_prefix(raw.unflatten(-1, (4, -1)), start)
     return found, found[:, :, -1].detach()
 
@@ -214,7 +256,7 @@ def gauge_attention(
     Args:
         q: queries; k, v: keys and values, each of the K heads shared by H / K query heads.
         frame: P_t, see :func:`nanochat.kernels.scan.naive.turn`.
-        group: ``so3``, ``u1`` or ``so4``.
+        group: ``so3``, ``u1``, ``so4`` or ``so``.
 
     Example:
         >>> q = k = v = torch.randn(1, 1, 5, 3)
@@ -234,7 +276,7 @@ class Gauge(HeadMixer):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
-        self.group = knobs_of(config).group
+        self.group, self.block = knobs_of(config).group, knobs_of(config).block
         self.transport = nn.Linear(config.n_embd, emitted(config), bias=False)
 
     def init_weights(self, draw: Draw) -> None:
@@ -253,7 +295,8 @@ class Gauge(HeadMixer):
         """Rotary pairs among the neutral channels, their frequencies spread as evenly as over a whole head."""
         if rope is None:
             return x
-        return rotate_neutral(x, rope, blocks(self.config) * SIZE[self.group], rotary_width(self.config))
+        first = blocks(self.config) * knobs_of(self.config).size
+        return rotate_neutral(x, rope, first, rotary_width(self.config))
 
     def forward(
         self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: KeyValueCache | None = None
@@ -262,7 +305,7 @@ class Gauge(HeadMixer):
         q, k, v = self.project(x, None)
         q, k = self.neutral_positions(q, rope), self.neutral_positions(k, rope)
         q = self.sharpen(q, 0 if cache is None else cache.position)
-        frame, last = frames(self.connection(x), self.group, None if cache is None else cache.frame)
+        frame, last = frames(self.connection(x), self.group, None if cache is None else cache.frame, self.block)
         q, k, v = (operators.turn(frame, each, self.group) for each in (q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)
@@ -280,6 +323,7 @@ def flat_limit() -> float:
     q, k, v = (torch.randn(1, 2, 17, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     worst = 0.0
     for group in GROUPS:
-        raw = torch.zeros(1, 2, 17, 2 if group == "u1" else COMPONENTS[group] * 2, dtype=torch.float64)
-        worst = max(worst, (gauge_attention(q, k, v, frames(raw, group)[0], group) - naive(q, k, v)).abs().max().item())
+        raw = torch.zeros(1, 2, 17, 2 * GaugeKnobs(group=group, block=4).emitted, dtype=torch.float64)
+        flat = gauge_attention(q, k, v, frames(raw, group, None, 4)[0], group)
+        worst = max(worst, (flat - naive(q, k, v)).abs().max().item())
     return worst

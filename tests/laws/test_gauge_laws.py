@@ -10,13 +10,13 @@ from torch import Tensor
 
 from nanochat.architecture import check
 from nanochat.attention import build, gauge
-from nanochat.attention.gauge import GaugeKnobs, frames, gauge_attention
+from nanochat.attention.gauge import GaugeKnobs, gauge_attention
 from nanochat.attention.heads import rotary_table, rotate, softmax_attention
 from nanochat.config import ConfigError, GPTConfig
 from nanochat.kernels.scan import naive, operators
 
-GROUPS = ("so3", "u1", "so4")
-T, D, BLOCKS = 23, 10, 2
+GROUPS = ("so3", "u1", "so4", "so")
+T, D, BLOCKS, SIZE = 23, 10, 2, 5
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -28,17 +28,26 @@ def heads(length: int = T, dim: int = D) -> list[Tensor]:
 
 
 def emission(group: str, seed: int = 4, length: int = T) -> Tensor:
-    return normal(1, 2, length, BLOCKS * {"so3": 4, "u1": 1, "so4": 8}[group], seed=seed)
+    return normal(1, 2, length, BLOCKS * {"so3": 4, "u1": 1, "so4": 8, "so": 10}[group], seed=seed)
+
+
+def frames(raw: Tensor, group: str, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return gauge.frames(raw, group, start, SIZE)
 
 
 def elements(raw: Tensor, group: str) -> Tensor:
     """The element that each token emits: a unit quaternion, or (cosine, sine)."""
     if group == "u1":
         return torch.stack((raw.cos(), raw.sin()), 3)
+    if group == "so":
+        return naive.cayley(raw.unflatten(-1, (10, -1)), SIZE).flatten(-3, -2)
     return naive.normalise(raw.unflatten(-1, (4, -1)))
 
 
 def compose(a: Tensor, b: Tensor, group: str) -> Tensor:
+    if group == "so":
+        square = (x.unflatten(-2, (SIZE, SIZE)) for x in (a, b))
+        return torch.einsum("...acl,...cbl->...abl", *square).flatten(-3, -2)
     if group != "u1":
         return naive.product(a, b)
     (c, s), (d, t) = a.unbind(-2), b.unbind(-2)
@@ -46,17 +55,25 @@ def compose(a: Tensor, b: Tensor, group: str) -> Tensor:
 
 
 def emitting(element: Tensor, group: str) -> Tensor:
-    """What a token must emit to mean this element."""
+    """What a token must emit to mean this element; for ``so`` by Cayley's map, which is its own inverse."""
+    if group == "so":
+        matrix, one = element.unflatten(-2, (SIZE, SIZE)).movedim(-1, -3), torch.eye(SIZE, dtype=element.dtype)
+        skew = torch.linalg.solve(one + matrix, matrix - one).movedim(-3, -1) * SIZE**0.5
+        rows, columns = torch.triu_indices(SIZE, SIZE, 1)
+        return skew[..., columns, rows, :].flatten(-2)
     return torch.atan2(element[..., 1, :], element[..., 0, :]) if group == "u1" else element.flatten(-2)
+
+
+def one(like: Tensor, group: str) -> Tensor:
+    """The identity of the group; a plane's is (1, 0)."""
+    return naive.matrix_identity(like) if group == "so" else naive.identity(like)
 
 
 def regauged(raw: Tensor, local: Tensor, group: str) -> Tensor:
     """Links g_t become h_{t-1} g_t h_t^-1, h_0 = 1."""
-    first = naive.identity(local[:, :, :1]) if group != "u1" else torch.stack(
-        (torch.ones_like(local[:, :, :1, 0]), torch.zeros_like(local[:, :, :1, 0])), 3
-    )  # fmt: skip
+    first = one(local[:, :, :1], group)
     before = torch.cat((first, local[:, :, :-1]), 2)
-    link = compose(compose(before, elements(raw, group), group), naive.inverse_frame(local), group)
+    link = compose(compose(before, elements(raw, group), group), naive.inverse_frame(local, group), group)
     return emitting(link, group)
 
 
@@ -79,15 +96,15 @@ class TestGaugeInvariance:
         other = gauge_attention(*(operators.turn(local, x, group) for x in (q, k, v)), frames(raw, group)[0], group)
         assert (operators.turn(local, other, group, inverse=True) - y).abs().max() > 0.1
 
-    @pytest.mark.parametrize("group", ["so3", "so4"])
+    @pytest.mark.parametrize("group", ["so3", "so4", "so"])
     def test_the_reversed_prefix_is_no_transport(self, group):
         """P_t = g_t ... g_1 is a product too, but P_i^-1 P_j is then not the way from j to i."""
         (q, k, v), raw = heads(), emission(group)
         local = elements(emission(group, seed=9), group)
 
         def reversed_frames(emitted: Tensor) -> Tensor:
-            inverse = naive.conjugate(elements(emitted, group)).flatten(-2)
-            return naive.conjugate(frames(inverse, group)[0])
+            back = emitting(naive.inverse_frame(elements(emitted, group), group), group)
+            return naive.inverse_frame(frames(back, group)[0], group)
 
         y = gauge_attention(q, k, v, reversed_frames(raw), group)
         moved = [operators.turn(local, x, group) for x in (q, k, v)]
@@ -143,6 +160,37 @@ class TestLimits:
         assert gauge.flat_limit() < 1e-12
 
 
+class TestMatrices:
+    """``so`` with blocks of 2 and 3 channels is ``u1`` and ``so3``, whose elements Cayley's map names."""
+
+    def test_blocks_of_two_are_planes(self):
+        (q, k, v), angles = heads(), emission("u1")
+        numbers = 2**0.5 * (angles / 2).tan()
+        matrix = gauge.frames(numbers, "so", None, 2)[0]
+        y = gauge_attention(q, k, v, gauge.frames(angles, "u1")[0], "u1")
+        assert (gauge_attention(q, k, v, matrix, "so") - y).abs().max() < 1e-12
+        halved = gauge.frames(angles, "so", None, 2)[0]
+        assert (gauge_attention(q, k, v, halved, "so") - y).abs().max() > 0.1
+
+    def test_blocks_of_three_are_quaternions(self):
+        """The rotation of 1 + x i + y j + z k is Cayley's of the matrix v -> (x, y, z) x v."""
+        (q, k, v), vector = heads(), normal(1, 2, T, 3, BLOCKS, seed=4)
+        quaternion = torch.cat((torch.ones_like(vector[..., :1, :]), vector), -2).flatten(-2)
+        x, y, z = vector.unbind(-2)
+        expected = gauge_attention(q, k, v, gauge.frames(quaternion, "so3")[0], "so3")
+        for numbers, equal in ((torch.stack((z, -y, x), -2), True), (torch.stack((z, y, x), -2), False)):
+            matrix = gauge.frames((3**0.5 * numbers).flatten(-2), "so", None, 3)[0]
+            apart = (gauge_attention(q, k, v, matrix, "so") - expected).abs().max()
+            assert apart < 1e-12 if equal else apart > 0.1
+
+    def test_every_element_is_a_rotation(self):
+        found = naive.cayley(3 * normal(50, 28, 4), 8).movedim(-1, 1)
+        assert (found @ found.mT - torch.eye(8)).abs().max() < 1e-12
+        assert (torch.linalg.det(found) - 1).abs().max() < 1e-12
+        only_one = torch.linalg.solve(torch.eye(3) - torch.ones(3, 3) / 9, torch.eye(3) + torch.ones(3, 3) / 9)
+        assert (only_one @ only_one.T - torch.eye(3)).abs().max() > 0.1  # of a matrix that is not skew
+
+
 def naive_rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary positions as complex numbers, independent of what is tested."""
     first, second = x.chunk(2, -1)
@@ -155,15 +203,15 @@ class TestHolonomy:
 
     @staticmethod
     def square(group: str, a: Tensor, b: Tensor) -> Tensor:
-        word = torch.stack([emitting(x, group) for x in (a, b, naive.inverse_frame(a), naive.inverse_frame(b))], 2)
+        word = torch.stack([emitting(x, group) for x in (a, b, *(naive.inverse_frame(y, group) for y in (a, b)))], 2)
         last = frames(word, group)[0][:, :, -1]
-        return last - (naive.identity(last) if group != "u1" else torch.tensor([[1.0], [0.0]], dtype=torch.float64))
+        return last - one(last, group)
 
     def test_zero_for_planes(self):
         a, b = (elements(emission("u1", seed), "u1")[:, :, 0] for seed in (1, 2))
         assert self.square("u1", a, b).abs().max() < 1e-12
 
-    @pytest.mark.parametrize("group", ["so3", "so4"])
+    @pytest.mark.parametrize("group", ["so3", "so4", "so"])
     def test_not_zero_for_rotations(self, group):
         a, b = (elements(emission(group, seed), group)[:, :, 0] for seed in (1, 2))
         assert self.square(group, a, b).abs().max() > 0.1
@@ -173,7 +221,7 @@ class TestHolonomy:
         a, b = (x[None, None, :, None].expand(1, 2, 4, BLOCKS) for x in turns)
         assert self.square("so3", a, b).abs().max() < 1e-12
 
-    @pytest.mark.parametrize(("group", "sees"), [("u1", False), ("so3", True), ("so4", True)])
+    @pytest.mark.parametrize(("group", "sees"), [("u1", False), ("so3", True), ("so4", True), ("so", True)])
     def test_who_sees_the_order_of_the_past(self, group, sees):
         raw = emission(group)
         swapped = raw[:, :, [0, 2, 1, *range(3, T)]]
@@ -190,6 +238,24 @@ class TestDrift:
         exact = operators.quaternion_prefix(raw.double())
         assert (found.square().sum(-2) - 1).abs().max() < 2e-4
         assert (found - exact).abs().max() < 2e-4
+
+    def test_matrices_stay_rotations_in_fp32(self):
+        """Chunk by chunk, and one token at a time; products that are never brought back drift on."""
+
+        def off(found: Tensor) -> float:
+            matrix = found.unflatten(-2, (8, 8)).movedim(-1, -3)
+            return (matrix.mT @ matrix - torch.eye(8)).abs().max().item()
+
+        raw = normal(1, 1, self.LENGTH, 28, 2).float()
+        found = operators.matrix_prefix(raw, 8)
+        assert off(found) < 2e-5
+        assert (found - operators.matrix_prefix(raw.double(), 8)).abs().max() < 1e-3
+        kept, bare = found[:, :, 0], naive.cayley(raw[:, :, 0], 8)
+        for token in raw.split(1, 2)[1:513]:
+            kept = operators.matrix_prefix(token, 8, kept)[:, :, 0]
+            bare = torch.einsum("bkacl,bkcdl->bkadl", bare, naive.cayley(token[:, :, 0], 8))
+        assert off(kept) < 2e-6
+        assert off(bare.flatten(-3, -2)) > 3 * off(kept)
 
     def test_bf16_prefixes_do_not(self):
         factors, last = naive.normalise(normal(1, 1, self.LENGTH, 4, 6)).bfloat16(), torch.zeros(1, 1, 4, 6)

@@ -11,7 +11,8 @@ from demos.matrix_gauge import maths
 from nanochat.attention.gauge import frames, gauge_attention
 
 TOLERANCE = 1e-10
-NUMBERS = {"so3": 8, "u1": 2, "so4": 16}
+NUMBERS = {"so3": 8, "u1": 2, "so4": 16, "so": 20}
+BLOCK = 5
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def double_precision():
         yield
 
 
-@pytest.mark.parametrize("group", maths.SIZE)
+@pytest.mark.parametrize("group", NUMBERS)
 def test_twins_agree_in_value_and_gradients(group):
     random = np.random.default_rng(0)
     shapes = {"q": (4, 7, 10), "k": (2, 7, 10), "v": (2, 7, 10), "raw": (2, 7, NUMBERS[group])}
@@ -29,13 +30,13 @@ def test_twins_agree_in_value_and_gradients(group):
 
     @jax.jit
     def value_and_pullback(inputs, cotangent):
-        value, pull = jax.vjp(lambda given: maths.gauge_attention(**given, group=group), inputs)
+        value, pull = jax.vjp(lambda given: maths.gauge_attention(**given, group=group, block=BLOCK), inputs)
         return value, pull(cotangent)[0]
 
     want, pulled = value_and_pullback(inputs, cotangent)
     tensors = {name: torch.from_numpy(x)[None].requires_grad_() for name, x in inputs.items()}
     raw = tensors["raw"]
-    got = gauge_attention(tensors["q"], tensors["k"], tensors["v"], frames(raw, group)[0], group)
+    got = gauge_attention(tensors["q"], tensors["k"], tensors["v"], frames(raw, group, None, BLOCK)[0], group)
     np.testing.assert_allclose(got[0].detach().numpy(), want, rtol=0, atol=TOLERANCE)
     gradients = torch.autograd.grad(got, list(tensors.values()), torch.from_numpy(cotangent)[None])
     for name, gradient in zip(tensors, gradients, strict=True):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nanochat.kernels.scan.cost import LANES, SIZE
+from nanochat.kernels.scan.cost import LANES, size_of
 from nanochat.kernels.scan.naive import TINY, conjugate, identity, inverse_frame, normalise, product, sides, turn
 
 _INDEX = (0, 1, 2, 3, 1, 0, 3, 2, 2, 3, 0, 1, 3, 2, 1, 0)
@@ -70,20 +70,23 @@ def turn_backward(
     inverse: bool,
 ) -> tuple[Float[Tensor, "B K T c L"], Float[Tensor, "B H T D"]]:
     """Gradients of the frame, summed over the heads that share it, and of what was turned."""
-    size, blocks = SIZE[group], frame.shape[-1] // LANES[group]
+    size, blocks = size_of(group, frame.shape[-2]), frame.shape[-1] // LANES[group]
     g, x = (
         each[..., : size * blocks].unflatten(-1, (size, blocks)).unflatten(1, (frame.shape[1], -1))
         for each in (gradient, x)
     )
-    acting = (inverse_frame(frame) if inverse else frame).unsqueeze(2)
+    acting = (inverse_frame(frame, group) if inverse else frame).unsqueeze(2)
     if group == "u1":
         (cos, sin), (a, b), (ga, gb) = acting.unbind(-2), x.unbind(-2), g.unbind(-2)
         of_frame = torch.stack((ga * a + gb * b, gb * a - ga * b), -2)
         of_x = torch.stack((ga * cos + gb * sin, gb * cos - ga * sin), -2)
+    elif group == "so":
+        of_frame = (g.unsqueeze(-2) * x.unsqueeze(-3)).flatten(-3, -2)
+        of_x = (acting.unflatten(-2, (size, size)) * g.unsqueeze(-2)).sum(-3)
     else:
         of_frame, of_x = _quaternion_turn_backward(g, acting, x, group)
     of_frame = of_frame.sum(2)
-    of_frame = inverse_frame(of_frame) if inverse else of_frame
+    of_frame = inverse_frame(of_frame, group) if inverse else of_frame
     return of_frame, torch.cat((of_x.flatten(-2).flatten(1, 2), gradient[..., size * blocks :]), -1)
 
 

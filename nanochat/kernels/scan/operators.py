@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nanochat.counter import register
-from nanochat.kernels.scan import chunked, cost
-from nanochat.kernels.scan.cost import COMPONENTS, GROUPS, LANES, SIZE
-from nanochat.kernels.scan.naive import identity
+from nanochat.kernels.scan import chunked, cost, matrices
+from nanochat.kernels.scan.cost import COMPONENTS, GROUPS, LANES, generators, size_of
+from nanochat.kernels.scan.naive import identity, matrix_identity
 from nanochat.registry import Operations
 
 BACKENDS = ("auto", "cpp", "torch")
@@ -66,6 +66,37 @@ def _prefix_grad(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _prefix.register_autograd(_prefix_grad, setup_context=_prefix_save)
+
+
+@torch.library.custom_op("mgr::matrix_prefix", mutates_args=())
+def _matrix_prefix(raw: Tensor, start: Tensor) -> Tensor:
+    return matrices.prefix_forward(raw, start)
+
+
+@_matrix_prefix.register_fake
+def _matrix_prefix_shape(raw: Tensor, start: Tensor) -> Tensor:
+    return raw.new_empty(*raw.shape[:3], *start.shape[2:])
+
+
+@torch.library.custom_op("mgr::matrix_prefix_backward", mutates_args=())
+def _matrix_prefix_backward(gradient: Tensor, frames: Tensor, start: Tensor) -> Tensor:
+    return matrices.prefix_backward(gradient, frames, start)
+
+
+@_matrix_prefix_backward.register_fake
+def _matrix_prefix_backward_shape(gradient: Tensor, frames: Tensor, start: Tensor) -> Tensor:
+    return frames.new_empty(*frames.shape[:3], generators(size_of("so", frames.shape[3])), frames.shape[4])
+
+
+def _matrix_prefix_save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output, inputs[1])
+
+
+def _matrix_prefix_grad(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return _matrix_prefix_backward(gradient, *ctx.saved_tensors), None
+
+
+_matrix_prefix.register_autograd(_matrix_prefix_grad, setup_context=_matrix_prefix_save)
 
 
 @torch.library.custom_op("mgr::turn", mutates_args=())
@@ -160,6 +191,39 @@ def angle_prefix(
     return total.remainder(2 * pi).to(_wide(raw).dtype)
 
 
+def matrix_prefix(
+    raw: Float[Tensor, "B K T m L"], size: int, start: Float[Tensor, "B K c L"] | None = None
+) -> Float[Tensor, "B K T c L"]:
+    r"""Frames :math:`P_t = P_0\, g_1 \cdots g_t` of n x n rotations, c = n^2, each named by m = n (n - 1) / 2 numbers.
+
+    :math:`g = (1 - A)^{-1} (1 + A)`, see :func:`nanochat.kernels.scan.naive.skew`. PyTorch only: no C++ form.
+
+    Args:
+        raw: numbers, in the order of the pairs a < b, before lane.
+        size: n, at least 2.
+        start: the orthogonal matrix :math:`P_0`, 1 if not given; a state: no gradient flows into it.
+
+    Raises:
+        ValueError: shapes that do not fit together, no token, a ``start`` that wants a gradient.
+
+    Example:
+        >>> matrix_prefix(torch.ones(1, 1, 2, 1, 1) * 2**0.5, 2)[0, 0, :, :, 0]  # a quarter turn, and another
+        tensor([[ 0., -1.,  1.,  0.],
+                [-1.,  0.,  0., -1.]])
+    """
+    raw = _wide(raw)
+    if raw.ndim != 5 or raw.shape[2] == 0 or size < 2 or raw.shape[3] != generators(size):
+        raise ValueError(
+            f"matrix prefix: got raw {tuple(raw.shape)}, need (B,K,T,m,L), T > 0, m = n(n-1)/2, n = {size}"
+        )
+    shape = (*raw.shape[:2], size * size, raw.shape[4])
+    if start is None:
+        start = matrix_identity(raw.new_empty(shape))
+    if start.shape != shape or start.requires_grad:
+        raise ValueError(f"matrix prefix: got start {tuple(start.shape)}, need {shape}, detached")
+    return _matrix_prefix(raw, start.to(raw.dtype))
+
+
 def turn(
     frame: Float[Tensor, "B K T c L"],
     x: Float[Tensor, "B H T D"],
@@ -172,26 +236,32 @@ def turn(
     Raises:
         ValueError: unknown group or backend, shapes that do not fit together.
     """
-    if group not in GROUPS or backend not in BACKENDS:
-        raise ValueError(f"turn: got group {group!r}, backend {backend!r}, need {GROUPS}, {BACKENDS}")
+    if group not in GROUPS or backend not in BACKENDS or (group, backend) == ("so", "cpp"):
+        raise ValueError(
+            f"turn: got group {group!r}, backend {backend!r}, need {GROUPS}, {BACKENDS}, for so not the C++ one"
+        )
     (batch, heads, length, dim), lanes = x.shape, frame.shape[-1]
-    wanted = (batch, frame.shape[1], length, COMPONENTS[group] // LANES[group], lanes)
-    if (
-        frame.shape != wanted
-        or heads % frame.shape[1]
-        or lanes % LANES[group]
-        or SIZE[group] * lanes // LANES[group] > dim
-    ):
+    size = size_of(group, frame.shape[-2])
+    rows = size * size if group == "so" else COMPONENTS[group] // LANES[group]
+    wanted = (batch, frame.shape[1], length, rows, lanes)
+    if frame.shape != wanted or heads % frame.shape[1] or lanes % LANES[group] or size * lanes // LANES[group] > dim:
         raise ValueError(
             f"turn: got frame {tuple(frame.shape)}, x {tuple(x.shape)} for {group}, need (B,K,T,c,L) and (B,H,T,D) "
             "with K dividing H and all blocks inside D"
         )
     wide = _wide(x)
+    backend = "torch" if group == "so" else backend
     return _turn(frame.to(wide.dtype), wide, group, inverse, backend).to(x.dtype)
 
 
-def _blocks(frame: Tensor, x: Tensor, group: str) -> int:
-    return x.shape[0] * x.shape[1] * x.shape[2] * (frame.shape[-1] // LANES[group])
+def _blocks(frame: Tensor, x: Tensor, group: str) -> tuple[int, str, int]:
+    blocks = x.shape[0] * x.shape[1] * x.shape[2] * (frame.shape[-1] // LANES[group])
+    return blocks, group, size_of(group, frame.shape[-2])
+
+
+def _frames(frames: Tensor, *_: Tensor) -> tuple[float, int]:
+    """Matrices and their size, of tensors whose last axes are the components and the lanes."""
+    return frames.numel() / frames.shape[-2], size_of("so", frames.shape[-2])
 
 
 def _charge(place: int, formula: Any, measure: Any) -> Any:
@@ -202,4 +272,9 @@ def _charge(place: int, formula: Any, measure: Any) -> Any:
 register("mgr::quaternion_prefix", _charge(0, cost.prefix_forward, lambda raw, *_: (raw.numel() / 4,)))
 register("mgr::quaternion_prefix_backward", _charge(1, cost.prefix_backward, lambda raw, *_: (raw.numel() / 4,)))
 for _name, _place, _formula in (("mgr::turn", 0, cost.turn_forward), ("mgr::turn_backward", 1, cost.turn_backward)):
-    register(_name, _charge(_place, _formula, lambda frame, x, group, *_: (_blocks(frame, x, group), group)))
+    register(_name, _charge(_place, _formula, lambda frame, x, group, *_: _blocks(frame, x, group)))
+register("mgr::matrix_prefix_backward", _charge(1, cost.matrix_prefix_backward, _frames))
+register(
+    "mgr::matrix_prefix",
+    lambda args, kwargs, result: Operations(elementwise=cost.matrix_prefix_forward(*_frames(result))),
+)
