@@ -60,6 +60,15 @@ def channels(x: Float[Array, "... blocks n"]) -> Float[Array, "... D"]:
     return x.swapaxes(-1, -2).reshape(*x.shape[:-2], -1)
 
 
+def quaternion_linear(
+    x: Float[Array, "*batch I"], weight: Float[Array, "O Q"], heads_in: int, heads_out: int
+) -> Float[Array, "*batch O"]:
+    r""":math:`y_o = \sum_i x_i w_{oi}` over quaternions; both streams are heads that hold them by components."""
+    inputs = x.reshape(*x.shape[:-1], heads_in, 4, -1)
+    w = weight.reshape(heads_out, 4, weight.shape[0] // (4 * heads_out), heads_in, -1)
+    return jnp.einsum("...hai,odjhi,adc->...ocj", inputs, w, products(4).astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
 def rotors(length: int, dim: int, n: int, base: float = 10000.0) -> Float[Array, "length blocks n"]:
     r"""Rotors of the positions, :math:`\exp(t\,\theta_b\,e_{n/2})` with :math:`\theta_b = \mathrm{base}^{-bn/D}`."""
     blocks = dim // n

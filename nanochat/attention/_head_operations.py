@@ -50,7 +50,7 @@ def kv_width(config: GPTConfig) -> int:
     return config.kv_heads * config.head_dim
 
 
-def head_shapes(config: GPTConfig) -> list[tuple[int, ...]]:
+def head_shapes(config: GPTConfig) -> list[tuple[int, int]]:
     """Parameters of one ``HeadMixer``: the query, key, value and output maps."""
     width, kv = config.n_embd, kv_width(config)
     return [(width, width), (kv, width), (kv, width), (width, width)]

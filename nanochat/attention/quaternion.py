@@ -6,7 +6,8 @@ query. Between its projections the mixer commutes with every common rotation of 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from nanochat.attention._head_operations import (
@@ -15,10 +16,12 @@ from nanochat.attention._head_operations import (
     head_backward,
     head_hessian,
     head_operations,
+    head_shapes,
     kv_width,
     norm_forward,
 )
 from nanochat.attention.registry import MIXERS
+from nanochat.config import ConfigError, common_faults, option
 from nanochat.kernels.hypercomplex import cost
 from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
@@ -27,6 +30,36 @@ if TYPE_CHECKING:
 
 N = 4
 """Components of a quaternion."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuaternionKnobs:
+    """Options of ``quaternion``."""
+
+    projections: str = option(
+        "full",
+        "queries, keys, values and output by full matrices, or by Hamilton products: a quarter of the weights",
+        choices=("full", "hamilton"),
+    )
+
+    def __post_init__(self) -> None:
+        if faults := common_faults(self):
+            raise ConfigError(faults)
+
+
+def hamilton(config: GPTConfig) -> bool:
+    """Whether the four maps multiply quaternions."""
+    return config.knobs.get("quaternion", QuaternionKnobs()).projections == "hamilton"
+
+
+def shapes(config: GPTConfig) -> list[tuple[int, ...]]:
+    """Parameters of one layer."""
+    return [(rows, columns // N if hamilton(config) else columns) for rows, columns in head_shapes(config)]
+
+
+def _expanded(config: GPTConfig, length: int) -> float:
+    """Weights that are expanded to real matrices, per token: once per sequence, which is too much for many of them."""
+    return sum(map(prod, shapes(config))) / length if hamilton(config) else 0.0
 
 
 def _around(config: GPTConfig) -> Operations:
@@ -43,7 +76,7 @@ def _attended(config: GPTConfig, keys: float) -> Operations:
 
 def operations(config: GPTConfig, length: int) -> Operations:
     """Forward, per token: what ``standard`` costs and two Hamilton products."""
-    return _around(config) + _attended(config, causal_keys(length))
+    return _around(config) + _attended(config, causal_keys(length)) + cost.expansion(_expanded(config, length))
 
 
 def backward(config: GPTConfig, length: int) -> Operations:
@@ -52,12 +85,13 @@ def backward(config: GPTConfig, length: int) -> Operations:
     pairs = config.n_head * causal_keys(length)
     core = Operations(matmul=10 * config.head_dim * pairs, elementwise=6 * pairs + 2 * config.n_embd + width)
     products = width / N * (2 * cost.multiply(N) + cost.unit_backward(N))
-    return head_backward(replace(config, qk_norm=False)) + core + products
+    weights = cost.expansion_backward(_expanded(config, length))
+    return head_backward(replace(config, qk_norm=False)) + core + products + weights
 
 
 def decode(config: GPTConfig, length: int) -> Operations:
     """Forward of one token when ``length`` are cached: values are cached turned."""
-    return _around(config) + _attended(config, length + 1)
+    return _around(config) + _attended(config, length + 1) + cost.expansion(_expanded(config, 1))
 
 
 def hessian(config: GPTConfig, length: int) -> Hessian:
@@ -66,8 +100,10 @@ def hessian(config: GPTConfig, length: int) -> Hessian:
     width = config.n_embd + kv_width(config)
     own = width / N * (cost.multiply_hessian(N) + cost.unit_hessian(N)) + Operations(elementwise=width)
     products = width / N * (2 * cost.multiply(N) + cost.unit_backward(N)) + Operations(elementwise=width)
-    graph = _around(config) + head_backward(inner) + products + attended.graph
-    return Hessian(graph, head_hessian(inner).product + attended.product + own)
+    weights = _expanded(config, length)
+    expanded = cost.expansion(weights) + cost.expansion_backward(weights)  # linear: derived again, it costs the same
+    graph = _around(config) + head_backward(inner) + products + attended.graph + expanded
+    return Hessian(graph, head_hessian(inner).product + attended.product + own + expanded)
 
 
 MIXERS.register(
@@ -76,11 +112,13 @@ MIXERS.register(
         title="softmax attention whose values are turned by unit quaternions",
         source="arXiv:1906.04393",
         cls="Quaternion",
+        knobs=QuaternionKnobs,
         operations=operations,
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: 2 * batch * config.kv_heads * length * config.head_dim * 4,
         hessian=hessian,
+        shapes=shapes,
         requires=(
             Requirement(
                 lambda config: config.head_dim % N == 0,
@@ -106,6 +144,7 @@ from torch import Tensor
 
 from nanochat.attention.heads import HeadMixer, KeyValueCache, Rope, sharpened
 from nanochat.kernels.hypercomplex import fast
+from nanochat.kernels.hypercomplex.linear import HamiltonLinear
 
 
 def memory(
@@ -171,6 +210,12 @@ class Quaternion(HeadMixer):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(replace(config, qk_norm=False), layer)
         self.unit_scores = config.qk_norm
+        if hamilton(config):
+            width, heads, kv_heads = config.n_embd, config.n_head, config.kv_heads
+            self.query = HamiltonLinear(width, width, heads, heads)
+            self.key = HamiltonLinear(width, kv_width(config), heads, kv_heads)
+            self.value = HamiltonLinear(width, kv_width(config), heads, kv_heads)
+            self.out = HamiltonLinear(width, width, heads, heads)
 
     def project(self, x: Float[Tensor, "B N C"], rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().project(x, None)

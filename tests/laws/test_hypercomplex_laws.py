@@ -11,7 +11,10 @@ from hypothesis.extra.numpy import arrays
 
 from nanochat.attention import build, octonion, quaternion
 from nanochat.attention.heads import Rope, rotary_table, rotate
+from nanochat.attention.quaternion import QuaternionKnobs
 from nanochat.kernels.hypercomplex import fast, naive
+from nanochat.kernels.hypercomplex.linear import HamiltonLinear
+from nanochat.kernels.hypercomplex.linear import matrix as real_matrix
 from nanochat.kernels.hypercomplex.table import generators, planes, signs
 
 multiply, bar = naive.multiply, naive.conjugate
@@ -253,31 +256,64 @@ class TestQuaternionEquivariance:
             > 0.1
         )  # fmt: skip - not a unit
 
-    @pytest.mark.parametrize("linear", [True, False])
-    def test_the_whole_mixer_where_its_projections_are_quaternion_linear(self, linear):
-        mixer = build("quaternion", n_embd=32, n_head=2)
+    @pytest.mark.parametrize("projections", ["hamilton", "full"])
+    def test_the_whole_mixer_where_its_projections_multiply_quaternions(self, projections):
+        mixer = build("quaternion", n_embd=32, n_head=2, knobs={"quaternion": QuaternionKnobs(projections=projections)})
         for seed, layer in enumerate((mixer.query, mixer.key, mixer.value, mixer.out)):
-            drawn = right_linear(2, 4, seed) if linear else normal(32, 32, seed=seed) / 32**0.5
-            layer.weight.data = drawn.float()
+            layer.weight.data = (normal(*layer.weight.shape, seed=seed) / 32**0.5).float()
         x, g, rope = normal(1, T, 32).float(), unit(4, 1), rotary_table(T, 16, 1e4)
         turned = act(x.unflatten(-1, (2, 16)), 4, g).flatten(-2)
         with torch.no_grad():
             error = away(mixer(turned, rope), act(mixer(x, rope).unflatten(-1, (2, 16)), 4, g).flatten(-2))
-        assert error < 1e-6 if linear else error > 0.1
+        assert error < 1e-6 if projections == "hamilton" else error > 0.1
+
+
+class TestHamiltonProjections:
+    """Definition: y_o = sum_i x_i w_oi, quaternion by quaternion, weights from the right."""
+
+    @staticmethod
+    def layer(seed: int = 0) -> HamiltonLinear:
+        found = HamiltonLinear(24, 32, 3, 4).double()
+        found.weight.data = normal(32, 6, seed=seed)
+        return found
+
+    def test_it_is_the_sum_of_products(self):
+        layer, x = self.layer(), normal(5, 24)
+        given = naive.numbers(x.unflatten(-1, (3, 8)), 4).flatten(1, 2)
+        weights = layer.weight.detach().view(4, 4, 2, 6).movedim(1, -1).flatten(0, 1)  # (output, input, component)
+        for left, same in ((False, True), (True, False)):
+            pairs = [given[:, None].expand(5, 8, 6, 4), weights[None].expand(5, 8, 6, 4)]
+            products = multiply(*(pairs[::-1] if left else pairs)).sum(2)
+            wanted = naive.channels(products.unflatten(1, (4, 2))).flatten(1)
+            assert (away(layer(x), wanted) < 1e-12) == same
+
+    def test_it_commutes_with_multiplying_from_the_left_only(self):
+        layer, x, g = self.layer(), normal(5, 24), normal(4, seed=1)
+        for sides, same in (({"left": g}, True), ({"right": g}, False)):
+            turned = layer(act(x.unflatten(-1, (3, 8)), 4, **sides).flatten(1))
+            assert (away(turned, act(layer(x).unflatten(-1, (4, 8)), 4, **sides).flatten(1)) < 1e-12) == same
+
+    def test_a_quarter_of_the_weights_at_the_same_variance(self):
+        config = {"n_embd": 256, "n_head": 4}
+        mixers = [
+            build("quaternion", **config, knobs={"quaternion": QuaternionKnobs(projections=kind)})
+            for kind in ("full", "hamilton")
+        ]
+        sizes = [sum(parameter.numel() for parameter in mixer.parameters()) for mixer in mixers]
+        assert sizes[0] == 4 * sizes[1]
+        x = normal(512, 256).float()
+        with torch.no_grad():
+            spread = [mixer.query(x).var().item() for mixer in mixers]
+        assert spread == pytest.approx([1, 1], rel=0.05)
+        assert mixers[1].query.in_features == 256 == 4 * mixers[1].query.weight.shape[1]
+
+    def test_it_has_second_derivatives(self):
+        weight = normal(4, 2).requires_grad_()
+        assert torch.autograd.gradgradcheck(lambda weight: real_matrix(weight, 1, 1).tanh() @ normal(8), (weight,))
 
 
 def act_bar(x: torch.Tensor) -> torch.Tensor:
     return naive.channels(bar(naive.numbers(x, 4)))
-
-
-def right_linear(groups: int, blocks: int, seed: int) -> torch.Tensor:
-    """The real matrix of x -> x W for a quaternion matrix W, in the channel order of heads."""
-    w = normal(4, groups, blocks, groups, blocks, seed=seed) / (4 * groups * blocks) ** 0.5
-    matrix = torch.zeros(groups, 4, blocks, groups, 4, blocks, dtype=torch.float64)
-    for out in range(4):
-        for component in range(4):
-            matrix[:, out, :, :, component] = signs(4)[component][component ^ out] * w[component ^ out]
-    return matrix.flatten(3).flatten(0, 2)
 
 
 class TestOctonionEquivariance:

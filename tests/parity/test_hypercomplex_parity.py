@@ -11,6 +11,7 @@ import torch
 from demos.octonion import maths
 from nanochat.attention import octonion, quaternion
 from nanochat.kernels.hypercomplex import fast, naive
+from nanochat.kernels.hypercomplex.linear import HamiltonLinear
 
 TOLERANCE = 1e-10
 SHAPES = {"train": (17, 17), "decode": (1, 20), "chunk": (7, 15)}
@@ -78,6 +79,22 @@ def test_products(n):
     x, y = np.random.default_rng(n).standard_normal((2, 5, n))
     got = naive.multiply(torch.from_numpy(x), torch.from_numpy(y)).numpy()
     np.testing.assert_allclose(got, maths.multiply(x, y), rtol=0, atol=1e-12)
+
+
+def test_quaternion_projections():
+    random = np.random.default_rng(3)
+    layer = HamiltonLinear(24, 16, 2, 1).double()
+    inputs = {"x": random.standard_normal((5, 24)), "weight": random.standard_normal((16, 6))}
+    cotangent = random.standard_normal((5, 16))
+    x = torch.from_numpy(inputs["x"]).requires_grad_()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(inputs["weight"]))
+    got = layer(x)
+    want, pull = jax.vjp(lambda given: maths.quaternion_linear(**given, heads_in=2, heads_out=1), inputs)
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=0, atol=TOLERANCE)
+    gradients = torch.autograd.grad(got, (x, layer.weight), torch.from_numpy(cotangent))
+    for name, gradient in zip(inputs, gradients, strict=True):
+        np.testing.assert_allclose(gradient.numpy(), pull(jnp.asarray(cotangent))[0][name], rtol=0, atol=TOLERANCE)
 
 
 def test_another_convention_is_noticed():

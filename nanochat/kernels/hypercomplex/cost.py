@@ -10,6 +10,16 @@ def multiply(n: int) -> Operations:
     return Operations(elementwise=n * (2 * n - 1))
 
 
+def expansion(weights: float) -> Operations:
+    """A quaternion matrix of so many numbers as a real one: three of four components negated once; the rest copies."""
+    return Operations(elementwise=0.75 * weights)
+
+
+def expansion_backward(weights: float) -> Operations:
+    """Four uses of every number added up, the negated ones negated back."""
+    return Operations(elementwise=3.75 * weights)
+
+
 def unit_backward(n: int) -> Operations:
     """The norm again (square, sum, epsilon, root, multiply), multiply and sum, addcmul, multiply."""
     return Operations(elementwise=8 * n + 2)
