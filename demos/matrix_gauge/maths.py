@@ -8,6 +8,8 @@ Shape letters: H query heads, K key/value heads, T tokens, D channels, L lanes, 
 
 from __future__ import annotations
 
+from math import isqrt
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -34,7 +36,7 @@ def product(a: Float[Array, "*batch 4 L"], b: Float[Array, "*batch 4 L"]) -> Flo
 def inverse(frame: Float[Array, "*batch c L"], group: str = "so3") -> Float[Array, "*batch c L"]:
     """The conjugate: of a unit quaternion, or of a plane's (cosine, sine); the transposed matrix."""
     if group == "so":
-        size = round(frame.shape[-2] ** 0.5)
+        size = isqrt(frame.shape[-2])
         return frame.reshape(*frame.shape[:-2], size, size, -1).swapaxes(-3, -2).reshape(frame.shape)
     return jnp.concatenate((frame[..., :1, :], -frame[..., 1:, :]), -2)
 
@@ -69,7 +71,7 @@ def turn(
     frame: Float[Array, "K T c L"], x: Float[Array, "H T D"], group: str, undo: bool = False
 ) -> Float[Array, "H T D"]:
     r"""Each frame acts on the blocks of its heads: :math:`p x \bar p`, :math:`l x \bar r`, a matrix, a plane's turn."""
-    size, n = SIZE.get(group, round(frame.shape[-2] ** 0.5)), frame.shape[-1] // (2 if group == "so4" else 1)
+    size, n = SIZE.get(group, isqrt(frame.shape[-2])), frame.shape[-1] // (2 if group == "so4" else 1)
     acting = jnp.repeat(inverse(frame, group) if undo else frame, x.shape[0] // frame.shape[0], 0)
     blocks = x[..., : size * n].reshape(*x.shape[:2], size, n)
     if group == "u1":

@@ -152,6 +152,16 @@ def test_single_precision_is_kept_and_half_is_widened(backend):
     assert operators.turn(frames, x, "so3", backend=backend).dtype == torch.bfloat16
 
 
+def test_matrices_stay_wide_under_autocast():
+    raw = normal(1, 1, 7, 28, 2, dtype=torch.float32).requires_grad_()
+    plain = operators.matrix_prefix(raw, 8)
+    (wanted,) = torch.autograd.grad(plain.cos().sum(), raw)
+    with torch.autocast("cpu", torch.bfloat16):
+        wide = operators.matrix_prefix(raw, 8)
+        (got,) = torch.autograd.grad(wide.cos().sum(), raw)
+    assert torch.equal(plain, wide) and torch.equal(got, wanted)
+
+
 def test_operators_pass_torchs_own_checks():
     frame, x = frame_and_heads("so3", length=5)
     raw = normal(1, 1, 5, 4, 2).requires_grad_()

@@ -19,7 +19,7 @@ from nanochat.precision import Precision
 from nanochat.step import Step
 
 STEPS, LENGTH = 200, 64
-CLEARLY = 0.9
+CLEARLY = 0.95
 """Share of the unigram entropy; what is below it is clearly below."""
 FAST = ("standard", "gauge")
 TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in attention_types()]

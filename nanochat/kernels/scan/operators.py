@@ -70,7 +70,8 @@ _prefix.register_autograd(_prefix_grad, setup_context=_prefix_save)
 
 @torch.library.custom_op("mgr::matrix_prefix", mutates_args=())
 def _matrix_prefix(raw: Tensor, start: Tensor) -> Tensor:
-    return matrices.prefix_forward(raw, start)
+    with torch.autocast(raw.device.type, enabled=False):
+        return matrices.prefix_forward(raw, start)
 
 
 @_matrix_prefix.register_fake
@@ -80,7 +81,8 @@ def _matrix_prefix_shape(raw: Tensor, start: Tensor) -> Tensor:
 
 @torch.library.custom_op("mgr::matrix_prefix_backward", mutates_args=())
 def _matrix_prefix_backward(gradient: Tensor, frames: Tensor, start: Tensor) -> Tensor:
-    return matrices.prefix_backward(gradient, frames, start)
+    with torch.autocast(frames.device.type, enabled=False):
+        return matrices.prefix_backward(gradient, frames, start)
 
 
 @_matrix_prefix_backward.register_fake
