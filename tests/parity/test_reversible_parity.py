@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from nanochat.block.reversible import FixedPoint, ReversibleKnobs
 from nanochat.gpt import GPT, GPTConfig
 
 HEADS, WIDTH, LENGTH, LAYERS = 2, 16, 9, 5
+MOMENTUM = 0.8
 MIXER, MLP = ("query", "key", "value", "out"), ("up", "down")
 
 
@@ -30,9 +33,9 @@ def mlp(weights, x):
     return jax.vmap(lambda row: maths.mlp_half(weights, row))(x)
 
 
-def torch_stack(exact: bool = False):
+def torch_stack(exact: bool = False, form: str = "additive"):
     """A torch stack in float64 with random weights, and the same weights for JAX, stacked over layers."""
-    knobs = {"reversible": ReversibleKnobs(exact=exact)}
+    knobs = {"reversible": ReversibleKnobs(exact=exact, form=form, momentum=MOMENTUM)}
     config = GPTConfig(
         n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH, attention_type="reversible", position="none", knobs=knobs
     )
@@ -80,6 +83,71 @@ def test_outputs_and_gradients_agree():
             for layer in range(LAYERS):
                 got = stack.get_parameter(f"blocks.{layer}.{part}.{name}.weight").grad
                 close(got, gradient[layer])
+
+
+TWINS = {
+    "momentum": (maths.momentum_step, maths.momentum_inverse, MOMENTUM),
+    "leapfrog": (maths.leapfrog_step, maths.leapfrog_inverse, 1 / LAYERS),
+}
+
+
+def twin(form: str):
+    """A layer of that form and its inverse, as functions of weights and a pair."""
+    *both, constant = TWINS[form]
+    return tuple(partial(each, attention, mlp, constant) for each in both)
+
+
+@pytest.mark.parametrize("form", TWINS)
+def test_a_position_and_its_velocity_agree(form):
+    """Outputs, gradients of the rebuilding passes, cached decoding."""
+    stack, weights = torch_stack(form=form)
+    layer, inverse = twin(form)
+    x, cotangent = inputs()
+    leaf = torch.from_numpy(x).requires_grad_()
+    output = stack(leaf, None)
+    output.backward(torch.from_numpy(cotangent))
+    last = jax.jit(lambda weights, x: maths.layers(layer, inverse, weights, x, jnp.zeros_like(x))[0])
+    expected, pull = jax.vjp(last, weights, jnp.asarray(x))
+    weight_gradients, x_gradient = pull(jnp.asarray(cotangent))
+    close(output.detach(), expected)
+    close(leaf.grad, x_gradient)
+    for part, gradients in (("mixer", weight_gradients[0]), ("mlp", weight_gradients[1])):
+        for name, gradient in gradients.items():
+            for index in range(LAYERS):
+                close(stack.get_parameter(f"blocks.{index}.{part}.{name}.weight").grad, gradient[index])
+    cache = stack.init_cache(2, LENGTH, torch.device("cpu"), torch.float64)
+    with torch.no_grad():
+        close(torch.cat([stack(each, None, cache) for each in torch.from_numpy(x).split([4, 1, 4], 1)], 1), expected)
+
+
+def test_rebuilt_gradients_of_a_velocity_equal_stored_ones(form="momentum"):
+    _, weights = torch_stack(form=form)
+    layer, inverse = twin(form)
+    x, cotangent = map(jnp.asarray, inputs())
+
+    def gradients(run):
+        return jax.jit(jax.grad(lambda w, a, b: (run(w, a, b)[0] * cotangent).sum(), (0, 1, 2)))(weights, x, 2 * x)
+
+    jax.tree.map(
+        close, gradients(partial(maths.layers, layer, inverse)), gradients(partial(maths.stored_layers, layer))
+    )
+    first = jax.tree.map(lambda leaf: leaf[0], weights)
+    jax.tree.map(close, inverse(first, *layer(first, x, 2 * x)), (x, 2 * x))
+
+
+def test_volumes_of_a_velocity():
+    """Leapfrog keeps it, momentum shrinks it by its power, whatever the weights."""
+
+    def half(weight, x):
+        return jnp.tanh(x @ weight)
+
+    weights = tuple(jnp.asarray(np.random.default_rng(3).standard_normal((2, 6, 6))))
+    point = jnp.asarray(np.random.default_rng(4).standard_normal((2, 6)))
+    kept, shrunk = (
+        maths.log_det(lambda pair, step=step: jnp.stack(step(half, half, 0.8, weights, *pair)), point)
+        for step in (maths.leapfrog_step, maths.momentum_step)
+    )
+    assert abs(kept) < 1e-10 and abs(shrunk - 2 * 6 * np.log(0.8)) < 1e-10
 
 
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [4, 5], [8, 1]])
