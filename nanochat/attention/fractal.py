@@ -184,6 +184,7 @@ MIXERS.register(
             check="one_address_limit",
             tolerance=1e-12,
         ),
+        length_blind="which weighs tokens by shared paths or the distance of histories and has no logits",
         page="fractal.md",
         twin="demos.ifs_fractal.maths.path_attention",
     ),
@@ -416,7 +417,7 @@ class Fractal(HeadMixer):
             before, v = cache.append(after, v)
         return suffix_attention(after, before, v, self.tau * self.power.to(t.dtype).exp())
 
-    def forward(self, x: Float[Tensor, "B N C"], rope: Rope | None, cache: Any = None) -> Float[Tensor, "B N C"]:
+    def forward(self, x: Float[Tensor, "B N C"], rope: Rope | None = None, cache: Any = None) -> Float[Tensor, "B N C"]:
         if self.form == "path":
             mix = partial(self.attend, *self.project(x, None), None if cache is None else cache.sums)
         else:
