@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from nanochat.architecture import mixer_config
 from nanochat.attention import MIXERS
-from nanochat.attention.heads import HeadMixer, Rope
+from nanochat.attention.heads import HeadMixer, Rope, rotary_table
 from nanochat.config import ConfigError, GPTConfig
 from nanochat.huggingface.demands import check_keywords, check_starts, groups_of, is_default_scale
 from nanochat.huggingface.functions import PREFIX, register
@@ -51,7 +51,7 @@ class MixerAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        position_embeddings: Sequence[Tensor] | None = None,
         attention_mask: Any = None,
         past_key_values: Cache | None = None,
         **keywords: Any,
@@ -118,7 +118,8 @@ def replace_attention(
     part of ``model.state_dict()``. Layers that are not replaced keep softmax attention.
 
     Args:
-        model: a Llama or a relative: ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` and nothing else in its attention.
+        model: a Llama or a relative: ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` and nothing else in its attention,
+            which is tried on a few tokens to see that it is softmax attention between rotary pairs.
         name: a mixer.
         layers: which layers; all if not given.
         seed: keys the initial weights.
@@ -142,6 +143,7 @@ def replace_attention(
             [f"model: got {type(model).__name__} without attention that we know, need modules with {need}"]
         )
     chosen = {module.layer_idx for module in found.values()} if layers is None else set(layers)
+    register(BASELINE, REST)
     faults = _faults(found, chosen, options)
     try:
         config = mixer_config(name, {"sequence_len": min(_longest(model), TABLE), **options, **_sizes(found)})
@@ -154,7 +156,6 @@ def replace_attention(
     for path, module in found.items():
         if module.layer_idx in chosen:
             model.set_submodule(path, _built(config, module, _longest(model), seed))
-    register(BASELINE, REST)
     model.set_attn_implementation(REST)  # its masks are ours
     return model
 
@@ -190,7 +191,35 @@ def _misfits(path: str, module: Any) -> list[str]:
         found.append(f"{path}: got attention_dropout {module.attention_dropout:g}, need 0")
     if not module.is_causal:
         found.append(f"{path}: got attention that is not causal, need causal")
-    return found
+    reason = "" if found else _not_plain(module)
+    return [*found, f"{path}: {reason}"] if reason else found
+
+
+@torch.no_grad()
+def _not_plain(module: Any) -> str:
+    """What shows that an attention module is not just softmax attention between rotary pairs; it is tried and compared.
+
+    Five tokens, so large that scores differ by some units: else all that acts on scores would be hard to see.
+    """
+    x = torch.randn(1, 5, module.q_proj.in_features, generator=torch.Generator().manual_seed(0)).to(
+        module.q_proj.weight
+    )
+    size = (module.q_proj(x).std() * module.k_proj(x).std()).item()
+    x = x * (3 / size) ** 0.5 if size else x
+    tables = [torch.cat((half, half), -1)[None].to(x) for half in rotary_table(5, module.head_dim)]
+    config = mixer_config(BASELINE, {"qk_norm": False, **_sizes({"": module})})
+    ours, _ = _built(config, module, 5, 0)(x, tables)
+    before = module.config._attn_implementation
+    module.config._attn_implementation = REST
+    try:
+        theirs = module(hidden_states=x, position_embeddings=tables, attention_mask=None)[0]
+    except (TypeError, ValueError) as error:
+        return str(error)
+    finally:
+        module.config._attn_implementation = before
+    if (ours - theirs).norm() <= 0.05 * theirs.norm():
+        return ""
+    return f"got {type(module).__name__} that is not softmax attention between rotary pairs, need that alone"
 
 
 def _longest(model: PreTrainedModel) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
@@ -241,6 +244,52 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(others, name, options, wor
         replace_attention(model, name, **options)
     assert len(caught.value.faults) == len(words)
     assert {path: type(module) for path, module in model.named_modules()} == before
+
+
+def relative(kind: str, **others: Any) -> Any:
+    """A small model of another family, by the prefix of its classes."""
+    sizes = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    tokens = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": PAD}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **heads, **tokens, **others)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize(("kind", "others"), [("Mistral", {"sliding_window": None}), ("Qwen2", {})])
+def test_relatives_of_llama_take_both_ways(kind, others):
+    idx = tokens(7)
+    model = relative(kind, **others)
+    model.set_attn_implementation("mgr_tropical")
+    assert torch.equal(generate(model, idx, 6), generate(model, idx, 6, use_cache=False))
+    replace_attention(model, "surreal")
+    assert torch.equal(generate(model, idx, 6), generate(model, idx, 6, use_cache=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "words"),
+    [
+        ("Mistral", {"sliding_window": 4}, "got sliding_window, which it does not support"),
+        ("Qwen3", {"head_dim": 8}, "got k_norm, q_norm in it, need the four projections only"),
+        ("Granite", {}, r"got scores times 1, need 1 / sqrt\(8\)"),
+        ("SmolLM3", {}, "layers.3.self_attn: got SmolLM3Attention that is not softmax attention between rotary pairs"),
+        ("Cohere", {}, "got CohereAttention that is not softmax attention between rotary pairs"),
+    ],
+)
+def test_attention_that_does_more_is_not_replaced(kind, others, words):
+    """The last two look like Llama's: one does not rotate in every fourth layer, the other pairs other channels."""
+    model = relative(kind, **others)
+    before = model.config._attn_implementation
+    with pytest.raises(ConfigError, match=words):
+        replace_attention(model, "gauge")
+    assert model.config._attn_implementation == before and not hasattr(model.model.layers[0].self_attn, "mixer")
+
+
+def test_without_transformers_one_line_says_what_to_install():
+    program = "import sys; sys.modules['transformers'] = None; import nanochat.huggingface"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
+        "need the extra hf: pip install 'model-guided-research[hf]'"
+    )
 
 
 def test_every_attention_type_has_a_label_that_works_or_says_why_not():
