@@ -165,6 +165,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=state,
+        hessian=lambda config, length: "its transport kernels have first derivatives only",
         shapes=lambda config: [*head_shapes(config), (emitted(config), config.n_embd)],
         requires=(
             Requirement(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nanochat.attention._head_operations import head_backward, head_operations, kv_width, norm_forward
+from nanochat.attention._head_operations import head_backward, head_hessian, head_operations, kv_width, norm_forward
 from nanochat.attention.registry import MIXERS
 from nanochat.kernels.hypercomplex import cost
-from nanochat.registry import Limit, Mechanism, Operations, Requirement
+from nanochat.registry import Hessian, Limit, Mechanism, Operations, Requirement
 
 if TYPE_CHECKING:
     from nanochat.config import GPTConfig
@@ -55,6 +55,22 @@ def backward(config: GPTConfig, length: int) -> Operations:
     return head_backward(replace(config, qk_norm=False)) + core + units + maps
 
 
+def hessian(config: GPTConfig, length: int) -> Hessian:
+    """Second derivatives, per token. Per product: 20 per pair; 3 per channel of queries and keys, 1 of the wide values
+    and what is read of them; per number its unit, its map and applying it; queries and keys are read twice.
+    """
+    inner, width = replace(config, qk_norm=False), config.n_embd + kv_width(config)
+    keys, queries = kv_width(config) / N, config.n_embd / N
+    pairs = config.n_head * length
+    wide = (config.n_head + config.kv_heads) * _wide(config)
+    attended = Operations(
+        matmul=12.0 * (config.head_dim + _wide(config)) * pairs, elementwise=20 * pairs + 3 * width + wide + width
+    )
+    maps = keys * cost.coordinates_hessian() + queries * cost.apply_hessian()
+    product = head_hessian(inner).product + attended + maps + (keys + queries) * cost.unit_hessian(N)
+    return Hessian(operations(config, length) + backward(config, length), product)
+
+
 def decode(config: GPTConfig, length: int) -> Operations:
     """Forward of one token when ``length`` are cached: maps are cached as their coordinates."""
     return _around(config) + _attended(config, length + 1)
@@ -70,6 +86,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=lambda config, batch, length: batch * config.kv_heads * length * (config.head_dim + _wide(config)) * 4,
+        hessian=hessian,
         requires=(
             Requirement(
                 lambda config: config.head_dim % N == 0,

@@ -163,6 +163,7 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=state,
+        hessian=lambda config, length: f"what second derivatives cost in {knobs_of(config).mode} mode is not known",
         shapes=shapes,
         reduces_to=Limit(
             statement="where all tokens lie in one ball, the running mean of the values, in both modes",

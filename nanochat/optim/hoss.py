@@ -70,7 +70,7 @@ OPTIMIZERS.register(
         source="doi:10.1017/S0962492910000048",
         cls="HOSS",
         knobs=HossKnobs,
-        learning_rate=0.3,
+        learning_rate=1.0,
         operations=operations,
         curvature=curvature,
     ),

@@ -50,6 +50,16 @@ def coordinates_backward(n: int) -> Operations:
     return Operations(elementwise=2 * n + 8 * (coordinates_width(n) - 1) + 2 * (n - 1))
 
 
+def coordinates_hessian() -> Operations:
+    """One product of the second derivative, n = 8: closed-form backward passes, derived by autograd; counted."""
+    return Operations(elementwise=1649)
+
+
+def apply_hessian() -> Operations:
+    """The same of applying a map: its products with the constant four times, and 1244 elementwise; counted."""
+    return Operations(matmul=4 * apply(8).matmul, elementwise=1244)
+
+
 def apply(n: int) -> Operations:
     """Coordinates to matrices in one product with a constant, then a matrix times a number."""
     return Operations(matmul=2 * n * n * coordinates_width(n)) + multiply(n)
