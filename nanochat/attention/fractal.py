@@ -155,8 +155,9 @@ def decode(config: GPTConfig, length: int) -> Operations:
         return _projections(config) + _scan(config, 1) + _pairs(config, length + 1) + _norms(config, length + 1)
     knobs = knobs_of(config)
     paths = knobs.arity**knobs.depth
-    moved = 2.0 * (config.n_head + config.kv_heads) * paths * (config.head_dim + 1)
-    return operations(config, 1) + Operations(matmul=moved, elementwise=config.kv_heads * paths * config.head_dim)
+    heads, channels = config.n_head + config.kv_heads, config.head_dim + 1
+    added = heads * paths + (config.kv_heads * paths + config.n_head) * channels  # features; sums written, sums read
+    return operations(config, 1) + Operations(matmul=2.0 * heads * paths * channels, elementwise=added)
 
 
 def state(config: GPTConfig, batch: int, length: int) -> int:
