@@ -225,8 +225,8 @@ class TestCounter:
         assert count(y.backward, torch.ones(3, 7)).matmul == 2 * (2 * 3 * 5 * 7)
 
     def test_an_unknown_operator_is_refused_by_name(self):
-        with pytest.raises(UnknownOperation, match=r"aten\.linalg_eigh|aten\._linalg_eigh"):
-            count(torch.linalg.eigh, torch.eye(3))
+        with pytest.raises(UnknownOperation, match=r"aten\.linalg_eig"):
+            count(torch.linalg.eig, torch.eye(3))
 
     def test_an_unregistered_kernel_is_refused_and_a_registered_one_counted(self):
         @torch.library.custom_op("mgr_test::twice", mutates_args=())
