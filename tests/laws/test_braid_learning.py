@@ -1,6 +1,6 @@
 """What braids learn that softmax attention does not: a word problem at eight times the length of training. Slow.
 
-Run: ``pytest -m slow tests/laws/test_braid_learning.py`` (about two minutes of one core).
+Run: ``pytest -m slow --timeout 1800 tests/laws/test_braid_learning.py`` (about a minute of one idle core).
 """
 
 from __future__ import annotations
