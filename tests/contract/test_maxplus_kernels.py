@@ -171,3 +171,24 @@ def test_margins_of_held_out_tokens_are_recorded_on_request():
     assert recorded["margin_p50"] == expected[int(0.5 * (len(expected) - 1))].item()
     assert recorded["radius_p50"] == recorded["margin_p50"] / 10
     assert mixer.diagnose() == {}, "asking empties the record"
+
+
+@pytest.mark.parametrize("score", ["hilbert", "maxplus"])
+@pytest.mark.parametrize("shape", [(2, 2, 2, 7, 7, 3), (1, 4, 2, 33, 33, 16), (2, 6, 2, 5, 31, 9)], ids=str)
+def test_second_derivatives_are_those_of_the_definition(shape, score, backend):
+    """The Hessian of a curved function of the outputs, times a vector, through the kernels and the definition."""
+    tensors = inputs(shape)
+    generator = torch.Generator().manual_seed(9)
+    along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in tensors]
+
+    def product(attention, directions):
+        gradients = torch.autograd.grad(attention().sin().sum(), tensors, create_graph=True)
+        return torch.autograd.grad(gradients, tensors, directions)
+
+    fast = product(lambda: operators.attention(*tensors, score, backend), along)
+    exact = product(lambda: naive.attention(*tensors, score), along)
+    for name, one, other in zip("qkv", fast, exact, strict=True):
+        assert (one - other).abs().max() < 1e-10, name
+    values_only = [torch.zeros_like(along[0]), torch.zeros_like(along[1]), along[2]]
+    blind = product(lambda: operators.attention(*tensors, score, backend), values_only)
+    assert (blind[2] - exact[2]).abs().max() > 0.1, "the scores take part"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from tiny_run import arguments, config_in, directory, same_bits, trained, with_train
@@ -211,3 +214,20 @@ def test_cuda_without_a_device_exits_3(tmp_path):
 def test_flex_attention_without_a_device_that_trains_it_exits_3(tmp_path):
     code, _, err = trained([*arguments(tmp_path), "--use-flex-attention", "--device", "cpu"])
     assert code == 3 and err.count("\n") == 1 and "does not support backward on CPU" in err
+
+
+def test_a_mechanism_without_second_derivatives_is_refused_in_one_line_before_torch_is_imported():
+    program = """
+        import sys
+        from nanochat import options
+        try:
+            options.parse(["--optimizer-type", "hoss", "--attention-type", "simplicial"])
+        except SystemExit as stop:
+            print(stop.code, sorted({"torch", "jax", "numpy"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "[]"], done.stderr
+    line = (
+        "--optimizer-type hoss needs second derivatives: got simplicial: its kernel has a backward pass but no second"
+    )
+    assert line in done.stderr and done.stderr.count("\n") == 1
