@@ -156,7 +156,9 @@ _DEMOS = (
         theorem="|xy| = |x||y| in both algebras; octonions are alternative but not associative, with a witness",
         twin="--attention-type quaternion | octonion",
         page="octonion.md",
-        papers=("arXiv:math/0105155", "arXiv:2102.08597", "arXiv:2305.18415"),
+        papers=("arXiv:math/0105155", "arXiv:2102.08597", "arXiv:2305.18415", "doi:10.1145/325334.325242"),
+        module="demos.octonion.demo",
+        options=(DemoOption("algebra", "octonion", "what frames and values are made of", ("quaternion", "octonion")),),
     ),
     Demo(
         name="ordinal",

@@ -10,7 +10,7 @@ from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.nn import softmax
 from jaxtyping import Float
 
@@ -48,6 +48,37 @@ def multiply(x: Float[Array, "... n"], y: Float[Array, "... n"]) -> Float[Array,
 def unit(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     """x / |x|, and 0 for 0."""
     return x / jnp.sqrt(jnp.sum(x * x, -1, keepdims=True) + jnp.finfo(x.dtype).tiny)
+
+
+def exponential(v: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    r""":math:`\exp v = \cos|v| + v \sin|v|/|v|` of imaginary numbers: unit numbers, turning by the angle |v|."""
+    angle = jnp.sqrt(jnp.sum(v * v, -1, keepdims=True))
+    return jnp.concatenate((jnp.cos(angle), v[..., 1:] * jnp.sinc(angle / jnp.pi)), -1)
+
+
+def logarithm(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    """The imaginary number of length at most pi whose exponential the unit number x is; not for x = -1."""
+    length = jnp.sqrt(jnp.sum(x[..., 1:] ** 2, -1, keepdims=True))
+    angle = jnp.arctan2(length, x[..., :1])
+    factor = jnp.where(length > 0, angle / jnp.where(length > 0, length, 1.0), 1.0)
+    return jnp.concatenate((jnp.zeros_like(angle), x[..., 1:] * factor), -1)
+
+
+def slerp(start: Float[Array, " n"], end: Float[Array, " n"], share: Float[Array, " m"]) -> Float[Array, "m n"]:
+    r""":math:`x \exp(t \log(\bar x y))`: the path from x to y at constant speed. Source: Shoemake (1985)."""
+    step = logarithm(multiply(conjugate(start), end))
+    return multiply(start, exponential(share[:, None] * step))
+
+
+def chain(x: Float[Array, "T n"]) -> Float[Array, "T n"]:
+    r"""Products from the left, :math:`((x_1 x_2) x_3) \cdots x_t` for every t."""
+
+    def extend(total: Array, factor: Array) -> tuple[Array, Array]:
+        total = multiply(total, factor)
+        return total, total
+
+    start = jnp.zeros_like(x[0]).at[0].set(1.0)
+    return lax.scan(extend, start, x)[1]
 
 
 def numbers(x: Float[Array, "... D"], n: int) -> Float[Array, "... blocks n"]:
@@ -112,3 +143,20 @@ def rotor_attention(
     a = softmax(jnp.where(visible, scores, -jnp.inf), -1)
     turned = multiply(multiply(u[:, None], conjugate(w)[None]), numbers(v, n)[None])
     return channels(jnp.einsum("ij,ijbc->ibc", a, turned))
+
+
+def averaged_maps(
+    q: Float[Array, "N D"], k: Float[Array, "S D"], v: Float[Array, "S D"], n: int
+) -> Float[Array, "N D"]:
+    r"""The same head without products of pairs: the matrices of :math:`x \mapsto (x \bar w_j) v_j` are averaged, then
+    applied to :math:`u_i`."""
+    (queries, dim), keys = q.shape, len(k)
+    u, w = unit(numbers(q, n)), unit(numbers(k, n))
+    table = products(n).astype(q.dtype)
+    by_key = jnp.einsum("jbp,xpy->jbxy", conjugate(w), table)
+    maps = by_key @ jnp.einsum("jbp,ypz->jbyz", numbers(v, n), table)
+    scores = jnp.einsum("ibc,jbc->ij", u, w) * n / dim**0.5
+    visible = jnp.arange(keys) <= jnp.arange(keys - queries, keys)[:, None]
+    a = softmax(jnp.where(visible, scores, -jnp.inf), -1)
+    mixed = (a @ maps.reshape(keys, -1)).reshape(queries, *maps.shape[1:])
+    return channels(jnp.einsum("ibx,ibxy->iby", u, mixed))

@@ -83,6 +83,14 @@ def test_day_and_control_of_the_surreal_demo() -> None:
     assert normed.holds and "normed" in normed.closing[0] and "softmax" in usual.closing[0]
 
 
+def test_the_algebra_of_the_octonion_demo() -> None:
+    other = result("octonion", option="algebra", value="quaternion")
+    assert other.holds and other.numbers["parameters"] == 48 and "the quaternion layer" in other.closing[0]
+    assert "octonion.turned" in {item.id for item in other.certificates}
+    usual = result("octonion")
+    assert usual.numbers["parameters"] == 192 and other.numbers["apart"] < 1e-14 < 1 < usual.numbers["apart"]
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)

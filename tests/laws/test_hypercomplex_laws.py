@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from demos.octonion import maths
 from nanochat.attention import build, octonion, quaternion
 from nanochat.attention.heads import Rope, rotary_table, rotate
 from nanochat.attention.quaternion import QuaternionKnobs
@@ -364,3 +366,31 @@ class TestReals:
         q, k, v = heads()
         known = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         assert away(quaternion.rotor_attention(q, k, v, unit_scores=False), known) > 0.1
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_the_demos_averaged_maps_equal_the_sum_over_pairs(n):
+    q, k, v = np.random.default_rng(n).normal(size=(3, 7, 16))
+    with jax.enable_x64(True):
+        pairs, maps = (f(q, k, v, n) for f in (maths.rotor_attention, maths.averaged_maps))
+        assert np.abs(pairs - maps).max() < 1e-12
+        assert np.abs(pairs - maths.averaged_maps(q, k, v, 12 - n)).max() > 1e-2  # the other algebra
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_logarithm_slerp_and_chain_of_the_demo(n):
+    random = np.random.default_rng(n)
+    with jax.enable_x64(True):
+        v = random.normal(size=n) * np.r_[0.0, np.ones(n - 1)]
+        v *= 2.0 / np.linalg.norm(v)
+        assert np.abs(maths.logarithm(maths.exponential(v)) - v).max() < 1e-14
+        assert np.abs(maths.logarithm(maths.exponential(2 * v)) - 2 * v).max() > 0.1  # beyond pi: another branch
+        assert np.abs(maths.logarithm(np.eye(n)[0])).max() == 0
+        x, y = maths.unit(random.normal(size=(2, n)))
+        path = maths.slerp(x, y, np.array([0.0, 0.5, 1.0]))
+        assert np.abs(path - np.stack([x, maths.unit(x + y), y])).max() < 1e-14
+        a, b, c = random.normal(size=(3, n))
+        left = maths.multiply(maths.multiply(a, b), c)
+        assert np.abs(maths.chain(np.stack([a, b, c]))[-1] - left).max() < 1e-14
+        other = maths.multiply(a, maths.multiply(b, c))
+        assert (np.abs(left - other).max() > 1e-2) == (n == 8)
