@@ -13,11 +13,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from nanochat.architecture import attention_types, mixer_config
 from nanochat.attention import MIXERS
 from nanochat.attention.heads import HeadMixer
-from nanochat.config import ConfigError
+from nanochat.config import ConfigError, GPTConfig
 from nanochat.huggingface.demands import check_keywords, check_starts, groups_of, is_default_scale, starts_of
 from nanochat.registry import unknown
 
 PREFIX = "mgr_"
+PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+"""Our names and those of Llama and its relatives."""
+
+OWN_MAPS = "got {name} with projections of its own kind, need full matrices, for those of the model stay in use"
+ANY_SIZE = {"n_head": 2, "n_embd": 64}
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -51,7 +56,9 @@ def register(name: str | None = None, label: str | None = None, **options: Any) 
     reason = _why_not(name)
     if reason:
         raise ConfigError([f"{label}: {reason}"])
-    mixer_config(name, {"n_head": 2, "n_embd": 64, **options})  # faults of the options now, of sizes at first use
+    config = mixer_config(name, {**ANY_SIZE, **options})  # faults of the options now, of sizes at first use
+    if not has_plain_projections(blank(config)):
+        raise ConfigError([f"{label}: {OWN_MAPS.format(name=name)}"])
     return _register(name, label, options)
 
 
@@ -75,9 +82,19 @@ def _why_not(name: str) -> str:
 
 def is_function_of_heads(name: str) -> bool:
     """Whether a mixer computes with queries, keys and values alone: no parameters or token inputs of its own."""
-    record = MIXERS.get(name)
-    cls = record.load()
-    return record.shapes is None and issubclass(cls, HeadMixer) and cls.attend is not HeadMixer.attend
+    mixer = blank(mixer_config(name, ANY_SIZE))
+    own = {path for path, _ in mixer.named_parameters()} - {f"{each}.weight" for each in PROJECTIONS}
+    return has_plain_projections(mixer) and not own and type(mixer).attend is not HeadMixer.attend
+
+
+def blank(config: GPTConfig) -> Any:
+    """A mixer that is not initialised, to be looked at or for what needs no weights."""
+    return MIXERS.get(config.attention_type).load()(config, 0)
+
+
+def has_plain_projections(mixer: Any) -> bool:
+    """Whether the maps of a mixer are full matrices, as a model's own are."""
+    return isinstance(mixer, HeadMixer) and all(type(getattr(mixer, each)) is nn.Linear for each in PROJECTIONS)
 
 
 def _refusal(label: str, reason: str) -> Callable[..., Any]:
@@ -94,8 +111,9 @@ def attention_function(label: str, name: str, options: dict[str, Any]) -> Callab
     def attend(heads: int, kv_heads: int, dim: int) -> Attend:
         sizes = {"n_head": heads, "n_kv_head": kv_heads, "n_embd": heads * dim, "position": "none", "qk_norm": False}
         config = mixer_config(name, {**sizes, **options})
-        with torch.device("meta"):  # its projections take no part
-            mixer = MIXERS.get(name).load()(config, 0)
+        mixer = blank(config)
+        for projection in PROJECTIONS:  # they take no part
+            delattr(mixer, projection)
         return mixer.attend
 
     def forward(

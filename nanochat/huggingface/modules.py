@@ -15,15 +15,12 @@ from nanochat.attention import MIXERS
 from nanochat.attention.heads import HeadMixer, Rope, rotary_table
 from nanochat.config import ConfigError, GPTConfig
 from nanochat.huggingface.demands import check_keywords, check_starts, groups_of, is_default_scale
-from nanochat.huggingface.functions import PREFIX, register
+from nanochat.huggingface.functions import OWN_MAPS, PREFIX, PROJECTIONS, blank, has_plain_projections, register
 from nanochat.huggingface.state import Group, MixerLayer
 from nanochat.initialise import Draw
 
 BASELINE, REST = GPTConfig().attention_type, PREFIX + "rest"
 """What layers that are not replaced compute, the softmax attention that they had, and its label."""
-
-PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
-"""Our names and those of Llama and its relatives."""
 
 TABLE = 2048
 """Longest ``sequence_len`` that is taken from a model: mixers make tables of that length at once, and let them grow."""
@@ -149,8 +146,8 @@ def replace_attention(
         config = mixer_config(name, {"sequence_len": min(_longest(model), TABLE), **options, **_sizes(found)})
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
-    if not issubclass(MIXERS.get(name).load(), HeadMixer):
-        faults.append(f"{name}: got a mixer without queries, keys and values, need one that has them")
+    if not has_plain_projections(blank(config)):
+        faults.append(OWN_MAPS.format(name=name))
     if faults:
         raise ConfigError(faults)
     for path, module in found.items():

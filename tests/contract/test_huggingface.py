@@ -231,6 +231,7 @@ def test_other_caches_and_changed_padding_are_refused(way):
     [
         ({}, "reversible", {}, ["reversible: got a block stack, which replaces whole blocks"]),
         ({}, "gauge", {"layers": [5], "n_head": 3}, ["n_head: got 3, need none", "layers: got 5, need 0 to 1"]),
+        ({}, "quaternion", {"quaternion_projections": "hamilton"}, ["got quaternion with projections of its own kind"]),
         ({}, "gauge", {"gauge_group": "so9"}, ["unknown --gauge-group 'so9'"]),
         ({"head_dim": 16}, "gauge", {}, ["model.layers.0.self_attn: got 64 channels in all heads, need .* 32", "1"]),
         ({"attention_dropout": 0.1}, "gauge", {}, ["model.layers.0.self_attn: got attention_dropout 0.1", "layers.1"]),
@@ -305,6 +306,8 @@ def test_every_attention_type_has_a_label_that_works_or_says_why_not():
             model(tokens(4, 1))
         with pytest.raises(ConfigError, match=need):
             register(name)
+    with pytest.raises(ConfigError, match="mgr_quaternion: got quaternion with projections of its own kind"):
+        register("quaternion", quaternion_projections="hamilton")
     with pytest.raises(ConfigError, match="unknown mixer 'nope'"):
         register("nope")
     with pytest.raises(ConfigError, match="model: got LlamaRMSNorm without attention that we know"):
