@@ -163,6 +163,11 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=state,
+        hessian=lambda config, length: (
+            "its transport kernels have first derivatives only"
+            if transports(config)
+            else "what second derivatives cost in crossing form is not known"
+        ),
         shapes=shapes,
         length_aware=True,
         requires=(

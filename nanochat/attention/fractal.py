@@ -179,6 +179,11 @@ MIXERS.register(
         backward=backward,
         decode=decode,
         state=state,
+        hessian=lambda config, length: (
+            "its kernel has a backward pass but no second one"
+            if knobs_of(config).form == "path"
+            else "what second derivatives cost in suffix form is not known"
+        ),
         shapes=shapes,
         reduces_to=Limit(
             statement="path: where all keys have one address, the running mean of the values",
