@@ -16,8 +16,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from nanochat.result import Interrupted, TrainResult
 
 if TYPE_CHECKING:
     from nanochat.data import Dataset
+    from nanochat.options import Request
 
 __all__ = ["TrainResult", "main", "run"]
 
@@ -79,11 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     request = options.parse(sys.argv[1:] if arguments is None else arguments, "nanochat.train")
     view = view_for(request.json, world().writes)
-    stopper = Stopper()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stopper.hear)
     for line in request.notes:
         view.note(line)
+    with hearing() as stopper:
+        return _trained(request, view, stopper)
+
+
+def _trained(request: Request, view: View, stopper: Stopper) -> int:
+    """Run, say what came of it, give the exit code."""
     try:
         result = run(request.config, view=view, stop=stopper)
     except ConfigError as error:
@@ -127,6 +131,18 @@ class Stopper:
         if not self.listening or (self.heard is not None and now - self.heard > self.ECHO):
             raise KeyboardInterrupt
         self.heard = self.heard or now
+
+
+@contextmanager
+def hearing() -> Iterator[Stopper]:
+    """A stopper that hears the signals to end; whoever heard them before does so again afterwards."""
+    stopper = Stopper()
+    before = {number: signal.signal(number, stopper.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopper
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(lines: Sequence[str], code: int) -> int:

@@ -155,7 +155,7 @@ def shapes(config: GPTConfig) -> list[tuple[int, ...]]:
 MIXERS.register(
     Mechanism(
         name="braid",
-        title="softmax attention carried by the unitary Burau matrices of braids that tokens choose",
+        title="softmax attention carried by the unitary Burau matrices of braids",
         source="arXiv:math/0409205",
         cls="Braid",
         knobs=BraidKnobs,

@@ -171,7 +171,7 @@ def state(config: GPTConfig, batch: int, length: int) -> int:
 MIXERS.register(
     Mechanism(
         name="fractal",
-        title="addresses in an iterated function system: shared paths, or histories that end alike",
+        title="addresses of a fractal: shared paths, or histories that end alike",
         source="doi:10.1512/iumj.1981.30.30055",
         cls="Fractal",
         knobs=FractalKnobs,

@@ -162,7 +162,7 @@ def test_second_derivatives_are_the_differences_of_first_ones(case):
         loss = torch.func.functional_call(model, given, pair())
         return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(given.values()))])
 
-    differences = (gradient(1e-6) - gradient(-1e-6)) / 2e-6
+    differences = (gradient(1e-7) - gradient(-1e-7)) / 2e-7
     assert (product - differences).norm() < 1e-5 * differences.norm()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -189,8 +190,9 @@ def test_each_fault_has_its_exit_code(monkeypatch, capsys, fault, code):
         raise fault
 
     monkeypatch.setattr(train, "run", fail)
-    monkeypatch.setattr(train.signal, "signal", lambda *arguments: None)
+    before = signal.getsignal(signal.SIGINT)
     assert train.main([]) == code
+    assert signal.getsignal(signal.SIGINT) is before
     assert capsys.readouterr().err.count("\n") == (2 if code == 2 else 1)
 
 
