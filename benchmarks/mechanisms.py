@@ -1,7 +1,7 @@
 """What each mechanism costs: training step against softmax attention, long contexts, bytes of decoding state.
 
 Run: ``python benchmarks/mechanisms.py [--rounds 7] [--threads N] [--precision bf16] [--compile] [--only LABEL,LABEL]
-[--no-long] [--json FILE]``; under eight minutes on two idle cores. ``--quick`` runs all of it at sizes of seconds, to
+[--no-long] [--json FILE]``; eight minutes on two idle cores. ``--quick`` runs all of it at sizes of seconds, to
 see that it works.
 
 Step: forward and backward pass of the whole model (4 layers, 256 wide, 4 heads, 256 tokens, batch 16, vocabulary 4096).
@@ -29,6 +29,7 @@ BARS = {
     "gauge-group=u1": 1.15,
     "gauge": 1.3,
     "gauge-group=so4": None,
+    "gauge-group=so": None,
     "quaternion": 1.4,
     "octonion": 3.0,
     "tropical": 1.4,
@@ -45,6 +46,7 @@ BARS = {
 VARIANTS = (
     "gauge-group=u1",
     "gauge-group=so4",
+    "gauge-group=so",
     "tropical-score=maxplus",
     "ultrametric-mode=trie",
     "simplicial-form=determinant",
