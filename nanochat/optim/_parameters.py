@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 if TYPE_CHECKING:
+    from nanochat.config import OptimConfig
     from nanochat.gpt import GPT
 
 
@@ -44,3 +45,25 @@ def parameters_of(model: GPT) -> Parameters:
         else:
             parts.others.append(parameter)
     return parts
+
+
+def groups_of(model: GPT, optim: OptimConfig, rate: float) -> list[dict[str, Any]]:
+    """Named groups with their peak rates, empty ones left out; only matrices of the stack decay.
+
+    Args:
+        model: whose parameters are grouped.
+        optim: the scales of embedding and head, and the weight decay.
+        rate: peak rate of matrices and others.
+    """
+    parts = parameters_of(model)
+    named = (
+        ("matrices", parts.matrices, rate, optim.weight_decay),
+        ("embedding", parts.embedding, rate * optim.embedding_lr_scale, 0.0),
+        ("head", parts.head, rate * optim.head_lr_scale, 0.0),
+        ("others", parts.others, rate, 0.0),
+    )
+    return [
+        {"name": name, "params": params, "lr": peak, "initial_lr": peak, "weight_decay": decay}
+        for name, params, peak, decay in named
+        if params
+    ]

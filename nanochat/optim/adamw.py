@@ -32,7 +32,7 @@ OPTIMIZERS.register(
 import torch
 
 from nanochat.config import OptimConfig
-from nanochat.optim._parameters import parameters_of
+from nanochat.optim._parameters import groups_of
 from nanochat.optim.registry import peak_rate
 
 
@@ -52,16 +52,4 @@ class AdamW(torch.optim.AdamW):
 
     def __init__(self, model: GPT, optim: OptimConfig):
         rate = peak_rate("adamw", optim)
-        parts = parameters_of(model)
-        named = (
-            ("matrices", parts.matrices, rate, optim.weight_decay),
-            ("embedding", parts.embedding, rate * optim.embedding_lr_scale, 0.0),
-            ("head", parts.head, rate * optim.head_lr_scale, 0.0),
-            ("others", parts.others, rate, 0.0),
-        )
-        groups = [
-            {"name": name, "params": params, "lr": peak, "initial_lr": peak, "weight_decay": decay}
-            for name, params, peak, decay in named
-            if params
-        ]
-        super().__init__(groups, lr=rate, betas=(optim.beta1, optim.beta2), fused=True)
+        super().__init__(groups_of(model, optim, rate), lr=rate, betas=(optim.beta1, optim.beta2), fused=True)

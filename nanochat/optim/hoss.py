@@ -84,7 +84,7 @@ from nanochat.config import OptimConfig
 from nanochat.curvature import Curvature
 from nanochat.initialise import generator_for
 from nanochat.optim import _krylov
-from nanochat.optim._parameters import parameters_of
+from nanochat.optim._parameters import groups_of
 from nanochat.optim.registry import peak_rate
 
 
@@ -275,20 +275,8 @@ class HOSS(MacroStep):
     def __init__(self, model: GPT, optim: OptimConfig):
         knobs = optim.knobs.get("hoss", HossKnobs())
         rate = peak_rate("hoss", optim)
-        parts = parameters_of(model)
-        named = (
-            ("matrices", parts.matrices, rate, optim.weight_decay),
-            ("embedding", parts.embedding, rate * optim.embedding_lr_scale, 0.0),
-            ("head", parts.head, rate * optim.head_lr_scale, 0.0),
-            ("others", parts.others, rate, 0.0),
-        )
-        groups = [
-            {"name": name, "params": params, "lr": peak, "initial_lr": peak, "weight_decay": decay}
-            for name, params, peak, decay in named
-            if params
-        ]
         super().__init__(
-            groups,
+            groups_of(model, optim, rate),
             rate,
             krylov=knobs.krylov,
             refresh=knobs.refresh,
