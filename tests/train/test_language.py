@@ -19,7 +19,7 @@ from nanochat.precision import Precision
 from nanochat.step import Step
 
 STEPS, LENGTH = 200, 64
-CLEARLY = 0.95
+CLEARLY = 0.90
 """Share of the unigram entropy; what is below it is clearly below."""
 FAST = ("standard", "gauge")
 TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in attention_types()]
@@ -63,8 +63,8 @@ def nats(model: GPT, corpus: Dataset, see: See = everything) -> float:
 
 
 def trained(model: GPT, corpus: Dataset, see: See = everything) -> GPT:
-    """After 200 steps of 4 sequences at the optimizer's own learning rate."""
-    settings, loader = OptimConfig(), corpus.loader(4, LENGTH, seed=0)
+    """After 200 steps of 16 sequences at the optimizer's own learning rate."""
+    settings, loader = OptimConfig(), corpus.loader(16, LENGTH, seed=0)
     plain = Precision("cpu", "float32", compile=False, threads=1, reason="small")
     stepper, rate = optim.build(model, settings), schedule.build(settings, STEPS)
     step = Step(model, model, stepper, rate, grad_clip=settings.grad_clip, precision=plain, world=World())
