@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.exceptions import TyperException
@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 from cli_view import (
     console,
     emit,
+    following,
     readable,
     render,
     render_certificates,
@@ -30,6 +31,7 @@ from cli_view import (
 from nanochat.tables import table as plain_table
 
 if TYPE_CHECKING:
+    from demos.pool import Outcome
     from demos.registry import Demo
     from demos.result import Result
 
@@ -50,6 +52,9 @@ Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metav
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller sizes; under 20 seconds.")]
 Iterations = Annotated[int | None, typer.Option(help="Cap on the training iterations.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Stop at the first NaN and show where it arose.")]
+Plots = Annotated[Path | None, typer.Option(help="Write the figures into this folder.")]
+PlotsFormat = Annotated[Literal["png", "svg"] | None, typer.Option(help="Of the figures (default: png).")]
 
 
 def with_options(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -170,16 +175,17 @@ def run(
     seed: Seed = 0,
     max_iterations: Iterations = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the details too.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Stop at the first NaN and show where it arose.")] = False,
+    debug: Debug = False,
     export_json: Annotated[Path | None, typer.Option(help="Write numbers and certificates to this file.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write the figures as PNG into this folder.")] = None,
+    plots: Plots = None,
+    plots_format: PlotsFormat = None,
     as_json: AsJson = False,
     **given: Any,
 ) -> int:
     """Run one demo: its object, its laws, what it learns, where it ends; certificates are computed from the result."""
     common = {"quick": quick, "seed": seed, "max_iterations": max_iterations, "verbose": verbose, "debug": debug}
     own = {key: value for key, value in given.items() if value is not None and not foreign(context, name, key)}
-    usable(export_json, plots)
+    usable({"--export-json": export_json}, {"--plots": plots}, plots_format)
     result = perform(name, options=own, **common)
     if export_json is not None:
         from demos.result import export
@@ -188,7 +194,7 @@ def run(
     if plots is not None:
         from demos.plots import save
 
-        save(result, plots)
+        save(result, plots, plots_format or "png")
     if as_json:
         emit(result.to_json())
     else:
@@ -201,18 +207,28 @@ def run_all(
     quick: Quick = False,
     seed: Seed = 0,
     max_iterations: Iterations = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the closing sentences of every demo too.")] = False,
+    debug: Debug = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Demos at a time (default: one per physical core).")] = None,
+    export_json: Annotated[Path | None, typer.Option(help="Write NAME.json of every demo into this folder.")] = None,
+    plots: Plots = None,
+    plots_format: PlotsFormat = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run every demo that is ready, and say which certificates hold."""
+    """Run every demo that is ready, each in a process of its own, and say which certificates hold."""
     from demos.registry import DEMOS, ready
 
-    done = [perform(name, quick=quick, seed=seed, max_iterations=max_iterations) for name in ready()]
+    usable({}, {"--export-json": export_json, "--plots": plots}, plots_format)
+    common = {"quick": quick, "seed": seed, "max_iterations": max_iterations, "verbose": verbose, "debug": debug}
+    outcomes = perform_all(jobs, common, exports=export_json, plots=plots, suffix=plots_format or "png")
     planned = [name for name in DEMOS if name not in ready()]
     if as_json:
-        emit({"schema": "mgr.run-all.v1", "demos": [result.to_json() for result in done], "planned": planned})
+        demos = [outcome.document for outcome in outcomes if outcome.document]
+        failed = [{"demo": outcome.name, "reason": outcome.reason} for outcome in outcomes if not outcome.document]
+        emit({"schema": "mgr.run-all.v1", "demos": demos, "failed": failed, "planned": planned})
     else:
-        render_summary(done, planned)
-    return 0 if all(result.holds for result in done) else FOUND_A_FAILURE
+        render_summary(outcomes, planned, verbose)
+    return 0 if all(outcome.holds for outcome in outcomes) else FOUND_A_FAILURE
 
 
 @app.command()
@@ -335,15 +351,27 @@ def perform(name: str, **options: Any) -> Result:
         return demo.load()(config)
 
 
+def perform_all(jobs: int | None, common: dict[str, Any], **asked: Any) -> list[Outcome]:
+    """Run every ready demo in processes side by side; their outcomes in the order of the catalogue."""
+    from demos.pool import Pool, Request
+    from demos.registry import ready
+    from demos.result import DemoConfig
+    from nanochat.bench.executor import physical_cores
+
+    configs = [DemoConfig(name=name, **common) for name in ready()]
+    cores = physical_cores()
+    pool = Pool(cores, min(jobs or len(cores), len(configs)), Request(**asked))
+    outcomes = sorted(following(pool.run(configs), ready()), key=lambda outcome: ready().index(outcome.name))
+    for outcome in outcomes:
+        if outcome.document is None:
+            complain(f"demo {outcome.name} did not finish\n{outcome.details}", FOUND_A_FAILURE)
+    return outcomes
+
+
 def certificates_of_demos(folder: Path) -> list[dict[str, Any]]:
     """Run every ready demo in its quick form, keep its export in the suite's folder, and give the certificates."""
-    from demos.registry import ready
-    from demos.result import export
-
-    results = [perform(name, quick=True) for name in ready()]
-    for result in results:
-        export(result, folder / "certificates" / f"{result.config.name}.json")
-    found = [certificate.to_json() for result in results for certificate in result.certificates]
+    outcomes = perform_all(None, {"quick": True}, exports=folder / "certificates")
+    found = [entry for outcome in outcomes for entry in outcome.certificates]
     return [{key: value for key, value in entry.items() if key != "witness"} for entry in found]
 
 
@@ -355,19 +383,24 @@ def describe_demo(demo: Demo) -> dict[str, Any]:
     return entry | {"status": demo.status, "papers": list(demo.papers), "page": page, "options": options}
 
 
-def usable(file: Path | None, folder: Path | None) -> None:
+def usable(files: dict[str, Path | None], folders: dict[str, Path | None], suffix: str | None) -> None:
     """Find out before the work, not after it, that its result could not be written."""
     from nanochat.config import ConfigError
 
     faults = []
-    if file is not None and file.is_dir():
-        faults.append(f"--export-json: got the folder {file}, need a file")
-    for flag, wanted in (("--export-json", file.parent if file else None), ("--plots", folder)):
+    needed = dict(folders)
+    for flag, file in files.items():
+        needed[flag] = file.parent if file else None
+        if file is not None and file.is_dir():
+            faults.append(f"{flag}: got the folder {file}, need a file")
+    for flag, folder in needed.items():
         try:
-            if wanted is not None:
-                wanted.mkdir(parents=True, exist_ok=True)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            faults.append(f"{flag}: cannot create {wanted}: {error.strerror}")
+            faults.append(f"{flag}: cannot create {folder}: {error.strerror}")
+    if suffix is not None and folders["--plots"] is None:
+        faults.append(f"--plots-format: got {suffix} without figures, need --plots DIR too")
     if faults:
         raise ConfigError(faults)
 

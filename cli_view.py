@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from demos.certificate import Verdict
+    from demos.pool import Outcome
     from demos.result import Act, Result
     from nanochat.doctor import Check
 
@@ -115,16 +116,36 @@ def render_act(out: Console, act: Act, verbose: bool) -> None:
         out.print()
 
 
-def render_summary(results: list[Result], planned: list[str]) -> None:
-    """One line for each demo that ran."""
+def following(outcomes: Iterable[Outcome], names: list[str]) -> Iterator[Outcome]:
+    """Pass on what finishes; on a terminal with a line for each, and what is still to come, on the error stream."""
+    out, left = console(stderr=True), list(names)
+    with working(f"{len(left)} demos: JAX compiles on the first call") as status:
+        for outcome in outcomes:
+            left.remove(outcome.name)
+            if out.is_terminal:
+                out.print(f"{outcome.name:<13} {outcome.verdict:<16} {outcome.seconds:5.1f} s", highlight=False)
+                status.update(f"still to come: {', '.join(left)}")
+            yield outcome
+
+
+def render_summary(outcomes: list[Outcome], planned: list[str], verbose: bool) -> None:
+    """One line for each demo that ran, or what stopped it; with ``verbose`` their closing sentences too."""
     from rich.text import Text
 
-    rows = table("demo", "certificates", "seconds", "in short")
-    for result in results:
-        rows.add_row(result.config.name, holding(result), f"{result.seconds:.1f}", Text(result.closing[0]))
-    console().print(rows)
+    out = console()
+    rows = table("demo", "hold", "s", "learned, against its control", "where it lost")
+    for outcome in outcomes:
+        cells = [Text(sentence) for sentence in outcome.gist]
+        style = "" if outcome.holds else "bold red"
+        rows.add_row(outcome.name, Text(outcome.verdict, style), f"{outcome.seconds:.0f}", *cells)
+    out.print(rows)
+    for outcome in outcomes if verbose else ():
+        out.print(Text.assemble((outcome.name, "bold"), ": ", " ".join(outcome.closing)), "")
+    held = sum(item["holds"] for outcome in outcomes for item in outcome.certificates)
+    total = sum(len(outcome.certificates) for outcome in outcomes)
+    out.print(f"{held} of {total} certificates hold, of {len(outcomes)} demos", highlight=False)
     if planned:
-        console().print(f"planned: {', '.join(planned)}", markup=False, highlight=False)
+        out.print(f"planned: {', '.join(planned)}", markup=False, highlight=False)
 
 
 def render_verdicts(verdicts: Mapping[str, Verdict]) -> None:

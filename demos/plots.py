@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from demos.result import Result
 
 Draw = Callable[[Axes, Mapping[str, np.ndarray]], None]
 STYLE = {"figsize": (6.4, 4.0), "layout": "constrained"}
+REPEATABLE = {"svg.hashsalt": "mgr"}  # two runs with the same numbers write the same file
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49")  # distinct in greyscale and for colour-blind readers
 
 
@@ -46,7 +48,8 @@ def save(result: Result, directory: Path, suffix: str = "png") -> list[Path]:
         figures[plot.name](axes, plot.arrays)
         figure.suptitle(plot.title, fontsize=10)
         paths.append(directory / f"{result.config.name}-{plot.name}.{suffix}")
-        figure.savefig(paths[-1], dpi=150)
+        with rc_context(REPEATABLE):
+            figure.savefig(paths[-1], dpi=150, metadata={"Date": None} if suffix == "svg" else {})
     return paths
 
 

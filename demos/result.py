@@ -150,6 +150,7 @@ class Result:
         closing: two sentences computed from the numbers above them.
         numbers: named scalars that the closing sentences and tests rest on.
         seconds: wall time, compilation included.
+        gist: a few words with their numbers: what was learned, against the control, and what was lost; for tables.
     """
 
     config: DemoConfig
@@ -158,6 +159,7 @@ class Result:
     closing: tuple[str, str]
     numbers: Mapping[str, float]
     seconds: float
+    gist: tuple[str, str] = ("", "")
 
     @property
     def holds(self) -> bool:
@@ -178,6 +180,7 @@ class Result:
             "acts": [{"name": act.name, "title": act.title} for act in self.acts],
             "numbers": {key: value if math.isfinite(value) else None for key, value in self.numbers.items()},
             "closing": list(self.closing),
+            "gist": list(self.gist),
             "seconds": round(self.seconds, 3),
             "certificates": [certificate.to_json() for certificate in self.certificates],
         }

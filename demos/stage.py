@@ -34,13 +34,14 @@ class Scene:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def staged(scenes: Scenes, closing: Closing) -> Callable[[DemoConfig], Result]:
+def staged(scenes: Scenes, closing: Closing, gist: Closing | None = None) -> Callable[[DemoConfig], Result]:
     """A demo's ``run``: its scenes one after the other, in float64 and with one random generator, as a result.
 
     Args:
         scenes: gives four scenes: object, laws, learning, limits. A generator, so that a later one can use what an
             earlier one trained.
         closing: two sentences from the numbers of all scenes.
+        gist: for the table of all demos, in 60 characters each: what was learned, and what was lost, with both numbers.
     """
 
     def run(config: DemoConfig) -> Result:
@@ -54,6 +55,7 @@ def staged(scenes: Scenes, closing: Closing) -> Callable[[DemoConfig], Result]:
             certificates=tuple(certificate for scene in played for certificate in scene.certificates),
             closing=closing(config, numbers),
             numbers=numbers,
+            gist=gist(config, numbers) if gist else ("", ""),
             seconds=time.perf_counter() - start,
         )
 

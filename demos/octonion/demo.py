@@ -382,4 +382,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"frames anywhere: error {number(n['rotor_error'])}, softmax {number(n['softmax_error'])}",
+        f"one frame: error {number(n['plain_error'])}, softmax {number(n['plain_softmax_error'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

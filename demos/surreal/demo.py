@@ -366,4 +366,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n, control = numbers, config.options["control"]
+    return (
+        f"largest of {TOKENS}: error {number(n['surreal_error'])}, {control} {number(n['control_error'])}",
+        f"best direction: error {number(n['surreal_match'])}, without scale {number(n['normed_match'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -406,4 +406,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n, longest = numbers, TESTED_ON[-1]
+    return (
+        f"minimum of {longest}: error {number(n['tropical_error'])}, softmax {number(n['softmax_error'])}",
+        f"mean of {longest}: error {number(n['tropical_average_error'])}, softmax {number(n['softmax_average_error'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -15,9 +15,9 @@ def curve(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     winners, span, exponents = arrays["winners"], arrays["span"], arrays["exponents"]
     across, upward = winners[:, 1:] != winners[:, :-1], winners[1:, :] != winners[:-1, :]
     rows, columns = np.nonzero(across)
-    axes.scatter(span[columns], span[rows], s=1, color=COLOURS[0])
+    axes.scatter(span[columns], span[rows], s=1, color=COLOURS[0], rasterized=True)
     rows, columns = np.nonzero(upward)
-    axes.scatter(span[columns], span[rows], s=1, color=COLOURS[0])
+    axes.scatter(span[columns], span[rows], s=1, color=COLOURS[0], rasterized=True)
     for index in np.unique(winners):
         rows, columns = np.nonzero(winners == index)
         i, j = exponents[index]

@@ -440,4 +440,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"unseen keys: error {number(n['memory_error'])}, buckets {number(n['bucket_error'])}",
+        f"rough function: error {number(n['rough_error'])}, buckets {number(n['rough_bucket_error'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -84,3 +84,23 @@ def test_a_result_that_could_not_be_written_is_refused_before_the_work(
 def test_an_export_onto_a_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(["run", "tropical", "--export-json", "empty"]) == 2
     assert "got the folder empty, need a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "need"),
+    [
+        ("run tropical --plots-format svg", "need --plots DIR too"),
+        ("run tropical --plots new --plots-format bmp", "is not one of 'png', 'svg'"),
+        ("run-all --plots-format svg", "need --plots DIR too"),
+        ("run-all --plots file/below", "cannot create"),
+        ("run-all --export-json file", "cannot create"),
+        ("run-all --jobs 0", "--jobs"),
+        ("run-all --seed -1", "--seed: got -1"),
+    ],
+)
+def test_options_that_cannot_be_followed(
+    line: str, need: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(line.split()) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert need in sentence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from staged_demos import outcome
 
 import cli
-from demos import registry
-from demos.certificate import Certificate, certify
-from demos.result import Act, DemoConfig, Plot, Result, Table, Text, export
+from demos import pool, registry
+from demos.certificate import certify
+from demos.result import DemoConfig, Result, export
 from nanochat.config import SuiteConfig
 
 NAMES = [
@@ -26,27 +28,6 @@ NAMES = [
     *("ordinal", "reversible", "ifs-fractal", "knot-braid", "surreal"),
 ]
 Mgr = Callable[..., CompletedProcess[str]]
-
-
-def outcome(name: str = "tropical", *, holds: bool = True) -> Result:
-    """A small result with every kind of part, some of it text that markup could misread."""
-    certificate = Certificate(
-        id=f"{name}.law", statement="x[0] holds", value=0.5, tolerance=1.0, holds=holds, witness={}, seal="s"
-    )
-    parts = (
-        Text("A paragraph with [brackets]."),
-        Table(("item", "number"), (("[one]", "1"),), title="numbers"),
-        Plot("a picture", "▁▂▃█" * 10),
-        Text("only when asked", detail=True),
-    )
-    return Result(
-        config=DemoConfig(name=name),
-        acts=(Act("object", "The object", parts),),
-        certificates=(certificate,),
-        closing=("First sentence.", "Second sentence."),
-        numbers={"n": 1.0},
-        seconds=1.25,
-    )
 
 
 @pytest.fixture
@@ -165,8 +146,6 @@ def test_a_broken_certificate_is_exit_code_1(stage: Any, capsys: pytest.CaptureF
     assert cli.execute(["run", "tropical"]) == 1
     assert "BROKEN" in capsys.readouterr().out
     assert cli.execute(["run", "reversible"]) == 0
-    assert cli.execute(["run-all", "--quick"]) == 1
-    assert "0 of 1 hold" in capsys.readouterr().out
 
 
 def test_run_writes_json_where_asked(stage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,14 +155,6 @@ def test_run_writes_json_where_asked(stage: Any, tmp_path: Path, capsys: pytest.
     written = json.loads(target.read_text())
     assert written == json.loads(capsys.readouterr().out)
     assert written["schema"] == "mgr.demo.v1"
-
-
-def test_run_all_runs_what_is_ready(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    seen = stage(lambda config: outcome(config.name))
-    assert cli.execute(["run-all", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert [config.name for config in seen] == [entry["demo"] for entry in document["demos"]] == registry.ready()
-    assert "knot-braid" in document["planned"]
 
 
 def test_ctrl_c_is_130_without_a_traceback(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,17 +271,17 @@ def test_an_audit_that_fails_is_exit_code_1(suite: Any, capsys: pytest.CaptureFi
 
 
 def test_bench_adds_the_certificates_of_the_demos(
-    suite: Any, stage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    suite: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite()
-    seen = stage(lambda config: outcome(config.name, holds=config.name == "tropical"))
+    monkeypatch.setattr(pool, "Request", functools.partial(pool.Request, play="staged_demos.only_tropical_holds"))
     assert cli.execute(["bench-fixed-flops", "--include-demo-certs", "--json"]) == 1
-    assert [(config.name, config.quick) for config in seen] == [(name, True) for name in registry.ready()]
     document = json.loads(capsys.readouterr().out)
     assert [(entry["id"], entry["holds"]) for entry in document["certificates"]] == [
         (f"{name}.law", name == "tropical") for name in registry.ready()
     ]
-    assert json.loads((tmp_path / "certificates" / "tropical.json").read_text())["schema"] == "mgr.demo.v1"
+    written = json.loads((tmp_path / "certificates" / "tropical.json").read_text())
+    assert written["schema"] == "mgr.demo.v1" and written["config"]["quick"]
 
 
 # --- verify -------------------------------------------------------------------------------------------------------

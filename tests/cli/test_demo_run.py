@@ -110,6 +110,8 @@ def test_figures_are_saved_for_every_named_plot(name: str, tmp_path: Path) -> No
     paths = save(result(name), tmp_path / "figures")
     assert len(paths) == len(result(name).plots()) >= 3
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in paths)
+    (drawn, *_), (again, *_) = save(result(name), tmp_path / "a", "svg"), save(result(name), tmp_path / "b", "svg")
+    assert drawn.suffix == ".svg" and "<svg" in drawn.read_text() and drawn.read_bytes() == again.read_bytes()
     with pytest.raises(ValueError, match="figure format: got 'bmp', need png or svg"):
         save(result(name), tmp_path, "bmp")
 
