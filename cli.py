@@ -24,6 +24,7 @@ from cli_view import (
     render,
     render_certificates,
     render_checks,
+    render_site,
     render_summary,
     render_verdicts,
     working,
@@ -290,6 +291,28 @@ def doctor(as_json: AsJson = False) -> int:
     else:
         render_checks(checks)
     return 0 if healthy(checks) else ENVIRONMENT
+
+
+@app.command()
+def docs(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0 takes any free one.")] = 8000,
+    build: Annotated[Path | None, typer.Option(help="Build into this folder and serve nothing.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Build the pages as a site and show it to this machine until Ctrl-C; no page loads anything from elsewhere."""
+    from nanochat import documentation
+
+    if build is not None:
+        with working("mkdocs builds the pages"):
+            site = documentation.build(build)
+        render_site(site.to_json(), as_json)
+        return FOUND_A_FAILURE if site.warnings else 0
+    with documentation.listening(port) as server:
+        with working("mkdocs builds the pages"):
+            site = documentation.build(server.folder)
+        render_site(site.to_json() | {"address": server.address}, as_json)
+        server.run()
+    return 0
 
 
 @app.command("bench-fixed-flops")

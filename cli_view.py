@@ -165,6 +165,19 @@ def verdict_mark(holds: bool) -> Text:
     return Text("holds", "green") if holds else Text("BROKEN", "bold red")
 
 
+def render_site(site: dict[str, Any], as_json: bool) -> None:
+    """What was built, where it can be seen, and what mkdocs complained about."""
+    if as_json:
+        emit(site)
+    else:
+        size = f"{len(site['pages'])} pages, {site['bytes'] / 2**20:.1f} MiB, built in {site['seconds']:.1f} s"
+        where = f"{site['address']} (Ctrl-C ends it)" if "address" in site else f"{site['folder']}/index.html"
+        typer.echo(f"{size}\n{where}")
+    for warning in site["warnings"]:
+        typer.echo(f"mgr: {warning}", err=True)
+    sys.stdout.flush()
+
+
 def render_checks(checks: list[Check]) -> None:
     """The doctor's findings."""
     from rich.text import Text

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("markdown_documentation", "examples", "artifacts", ".")
 PAGES = sorted({page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")} | set(ROOT.glob("*/guides/*.md")))
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+SITE = ROOT / "markdown_documentation" / "site"
+LINK = re.compile(r"""(?:\]\(|\bsrc=")([^)"\s]+)[)"]""")
 FILE = re.compile(r"`((?:nanochat|demos|tests|benchmarks|examples|suites)/[\w./-]+\.(?:py|cpp|toml|md))(?:::\w+)?`")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 EXAMPLES = ("CONTRIBUTING.md",)
@@ -60,7 +61,33 @@ def test_every_page_is_reached_from_the_index():
     assert {page.name for page in pages - reached - {index}} == set()
 
 
+def test_every_page_has_a_place_in_the_navigation_of_the_site():
+    named = re.findall(r"^ +- .*: (\S+\.md)$", (SITE / "mkdocs.yml").read_text(), re.MULTILINE)
+    documentation = SITE.parent
+    pages = {str(page.relative_to(documentation)) for page in documentation.rglob("*.md")}
+    outside = set(re.findall(r'".*\.md": "(.*\.md)"', (SITE / "hooks.py").read_text()))
+    assert len(named) == len(set(named))
+    assert set(named) == pages | outside
+
+
+def test_every_picture_is_small_and_on_a_page():
+    used = {(page.parent / target).resolve() for page in PAGES for target in LINK.findall(page.read_text())}
+    pictures = set((SITE.parent / "images").iterdir())
+    assert {picture.name for picture in pictures - used} == set()
+    assert {picture.name for picture in pictures if picture.stat().st_size > 60 * 1024} <= {"report.png"}
+
+
+@pytest.mark.parametrize("name", ["mkdocs.yml", "style.css", "mathjax.js"])
+def test_the_site_is_configured_to_load_nothing_from_elsewhere(name):
+    text = (SITE / name).read_text()
+    assert re.findall(r"(?<!\S)//\S+|https?:\S+|@import.*", text) == []
+    assert name != "mkdocs.yml" or "font: false" in text  # the theme would ask for a font otherwise
+
+
 def test_a_dead_link_is_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# Here\n[a](#here) [b](#there) [c](page.md#here) [d](gone.md)\n```\n[e](in-code.md)\n```\n")
-    assert broken(page) == ["#there", "gone.md"]
+    page.write_text(
+        "# Here\n[a](#here) [b](#there) [c](page.md#here) [d](gone.md)\n"
+        '<img src="gone.png">\n```\n[e](in-code.md)\n```\n'
+    )
+    assert broken(page) == ["#there", "gone.md", "gone.png"]
