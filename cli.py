@@ -102,8 +102,9 @@ def demo_options() -> Iterable[inspect.Parameter]:
             found[option.name] = option
     for name, option in found.items():
         choices = f" ({' or '.join(option.choices)}; default: {option.default})" if option.choices else ""
-        about = f"{', '.join(takers[name])}: {option.help}{choices}."
-        declared = typer.Option(None, option.flag, help=about, envvar=option.variable or None)
+        alias = f" {option.variable}=1 means the same" if option.variable else ""
+        about = f"{', '.join(takers[name])}: {option.help}{choices}.{alias}"
+        declared = typer.Option(None, option.flag, help=about, envvar=option.variable or None, show_envvar=False)
         kind: Any = bool | None if isinstance(option.default, bool) else str | None
         if isinstance(option.default, bool):
             declared.param_decls = (f"{option.flag}/--no-{option.flag[2:]}",)

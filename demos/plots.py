@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -16,7 +17,7 @@ from demos.result import Result
 
 Draw = Callable[[Axes, Mapping[str, np.ndarray]], None]
 STYLE = {"figsize": (6.4, 4.0), "layout": "constrained"}
-REPEATABLE = {"svg.hashsalt": "mgr"}  # two runs with the same numbers write the same file
+REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "mgr"}  # two runs with the same numbers write the same file
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49")  # distinct in greyscale and for colour-blind readers
 
 

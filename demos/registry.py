@@ -129,6 +129,12 @@ _DEMOS = (
                 "attention score: Hilbert projective distance, or the tropical inner product",
                 ("hilbert", "maxplus"),
             ),
+            DemoOption(
+                "sparse_train",
+                False,
+                "train towards a mixture of one channel, which can be read and bounded for any number of tokens",
+                variable="TROP_SPARSE_TRAIN",
+            ),
         ),
     ),
     Demo(

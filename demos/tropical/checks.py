@@ -7,6 +7,7 @@ F features, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -196,6 +197,72 @@ def maslov(
     return worst
 
 
+def creases(q: np.ndarray, key: np.ndarray, score: str, limit: float) -> np.ndarray:
+    """Vertices (P, 2) of the pieces of one token's path length on the box [0, limit]^2: corners, and the crease's ends.
+
+    With one key coordinate d left the score is -|q_d - k_d x| or max(0, q_d + k_d x), which bends where that is 0.
+    """
+    corners = limit * np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    (used,) = np.nonzero(np.abs(key).sum(0))
+    level, slope = q[used].sum(), key[:, used].sum(1) * (-1 if score == "hilbert" else 1)
+    ends = []
+    for edge in (0.0, limit):
+        for free in (0, 1):
+            if slope[free] != 0:
+                other = -(level + slope[1 - free] * edge) / slope[free]
+                ends.append((other, edge) if free == 0 else (edge, other))
+    inside = [end for end in ends if 0 <= min(end) and max(end) <= limit]
+    return np.concatenate([corners, np.array(inside).reshape(-1, 2)])
+
+
+def worst(
+    q: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    offset: float,
+    score: str,
+    limit: float,
+) -> float:
+    """Largest error of min_j (d_j + w_j) on any number of tokens in the box, of a layer with one channel left.
+
+    Its answer is then o max_j f(x_j) + b. With o < 0 that is min_j (o f(x_j) + b), and a minimum moves by no more than
+    what it is taken over; otherwise only the ranges of answer and truth bound their difference.
+    """
+    if np.count_nonzero(out) != 1 or np.count_nonzero(np.abs(key).sum(0)) > 1:
+        return float("inf")
+    x = creases(q, key, score, limit)
+    alone = said(x[:, None], q, key, value, bias, out, offset, score)
+    true = x.sum(-1)
+    if out.sum() < 0:
+        return float(np.abs(alone - true).max())
+    return float(max(alone.max() - true.min(), true.max() - alone.min()))
+
+
+def said(
+    x: np.ndarray,
+    q: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    offset: float,
+    score: str,
+) -> np.ndarray:
+    """Answers (M,) of the whole trained model."""
+    keys, values = layer(x, q, key, value, bias)
+    return (scores(q, keys, score)[..., None] + values).max(1) @ out + offset
+
+
+def uniform(x: np.ndarray, limit: float, bound: float, **weights: Any) -> float:
+    """By how much the model's errors on sequences x (M, N, 2) in the box, or its largest on any, exceed the bound."""
+    if x.min() < 0 or x.max() > limit:
+        raise ValueError("uniform: got a sequence outside of the box")
+    errors = np.abs(said(x, **weights) - x.sum(-1).min(-1))
+    return max(float(errors.max()) - bound, worst(limit=limit, **weights) - bound, 0.0)
+
+
 def last_output(x: np.ndarray, score: str) -> float:
     """Channel 0 of the last token's output of causal attention with q = k = v = x (N, C)."""
     return float((scores(x[-1], x, score) + x[:, 0]).max())
@@ -235,5 +302,6 @@ CHECKS: dict[str, Callable[..., float]] = {
     "margin": margin,
     "input_margin": input_margin,
     "maslov": maslov,
+    "uniform": uniform,
     "constant": constant,
 }

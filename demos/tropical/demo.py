@@ -19,6 +19,7 @@ from demos.stage import Scene, laws, loss_plot, parameters, staged
 from demos.tropical import checks, maths, polynomial
 from demos.tropical.model import RANGE, TASKS, Weights, answer, answers, draw, initial, shortest_paths, train
 from demos.tropical.routes import kleene_star, nearest_graph, route
+from demos.tropical.sparse import reading, train_sparse
 from demos.words import against, number
 
 TRAINED_ON, TESTED_ON = 8, (8, 16, 32, 64)
@@ -54,11 +55,11 @@ class Arm:
 def scenes(config: DemoConfig, random: np.random.Generator) -> Iterator[Scene]:
     """The four acts of the tropical demo."""
     size = QUICK if config.quick else FULL
-    score = str(config.options["score"])
+    score, sparse = str(config.options["score"]), bool(config.options["sparse_train"])
     yield show_object(random, size)
     yield show_laws(random, score)
-    arms = learn(random, size, score, config.iterations(size.steps))
-    yield show_learning(random, size, arms)
+    arms = learn(random, size, score, config.iterations(size.steps), sparse)
+    yield show_learning(random, size, arms, sparse)
     yield show_limits(random, arms)
 
 
@@ -207,8 +208,9 @@ def attention_laws(random: np.random.Generator, score: str) -> dict[str, float]:
     }
 
 
-def learn(random: np.random.Generator, size: Size, score: str, steps: int) -> tuple[Arm, Arm]:
+def learn(random: np.random.Generator, size: Size, score: str, steps: int, sparse: bool) -> tuple[Arm, Arm]:
     """Train the tropical step and its softmax control on both tasks, from the same weights on the same data."""
+    fit = train_sparse if sparse else train
     start = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), initial(random, size.models))
     data = draw(random, size.models, steps, size.batch, TRAINED_ON)
     wanted = np.concatenate([TASKS["relax"](data), TASKS["average"](data)])
@@ -216,7 +218,7 @@ def learn(random: np.random.Generator, size: Size, score: str, steps: int) -> tu
     tests = {tokens: draw(random, 512, tokens) for tokens in TESTED_ON}
     arms = []
     for name in (score, SOFTMAX):
-        weights, losses = train(start, data, wanted, score=name)
+        weights, losses = fit(start, data, wanted, score=name)
         errors: dict[str, dict[int, float]] = {task: {} for task in TASKS}
         for tokens, x in tests.items():
             said = np.asarray(answers(weights, x, score=name)).reshape(len(TASKS), size.models, -1)
@@ -242,7 +244,7 @@ def witness(weights: Weights) -> dict[str, Any]:
     }
 
 
-def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]) -> Scene:
+def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm], sparse: bool) -> Scene:
     """The learned relaxation step, what it does on longer inputs and on graphs, and the certificates of its margins."""
     tropical, softmax = arms
     final = tropical.losses[: size.models, -20:].mean(-1)
@@ -258,6 +260,7 @@ def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]
         "tropical_error": tropical.errors["relax"][TESTED_ON[-1]],
         "softmax_error": softmax.errors["relax"][TESTED_ON[-1]],
         "parameters": float(parameters(single(tropical, best))),
+        "left": float(sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(single(tropical, best)))),
         "winners": float((radius > checks.VACUOUS).sum()),
         "violations": certificates[0].value,
         "median_radius": float(np.median(radius)),
@@ -271,7 +274,7 @@ def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]
         ("correct predecessors", *(f"{share:.0%}" for _, share in graph)),
     ]
     losses = {arm.score: np.median(arm.losses[: size.models], axis=0) for arm in arms}
-    parts = (
+    parts = [
         Text(
             f"One attention step learns the relaxation min_j (d_j + w_j) on {TRAINED_ON} tokens: {size.models} models "
             f"per arm, {numbers['parameters']:.0f} parameters each, same initial weights, same data, same Adam. The "
@@ -284,7 +287,11 @@ def show_learning(random: np.random.Generator, size: Size, arms: tuple[Arm, Arm]
             title=f"Root mean squared error, median of {size.models} models",
         ),
         radius_plot(radius, reach),
-    )
+    ]
+    if sparse:
+        text, certificate, numbers["bound"] = reading(single(tropical, best), layer, draw(random, 64, TESTED_ON[-1]))
+        parts.insert(1, text)
+        certificates.append(certificate)
     return Scene("A relaxation step, and certificates of what was learned", parts, certificates, numbers)
 
 
@@ -394,11 +401,14 @@ def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
     """What was seen, from the numbers."""
     n = numbers
+    sparse = "bound" in n
+    left = f"{n['left']:.0f} of the" if sparse else "the"
+    bounded = f"; the best model errs by at most {number(n['bound'])} on any number of tokens" if sparse else ""
     return (
         f"Trained on {TRAINED_ON} tokens, the {config.options['score']} layer relaxes {TESTED_ON[-1]} with an error of "
-        f"{number(n['tropical_error'])}, {against(n['tropical_error'], n['softmax_error'])} softmax attention with the "
-        f"same {n['parameters']:.0f} parameters, and {n['violations']:.0f} of its {n['winners']:.0f} winners break "
-        "their certified radius.",
+        f"{number(n['tropical_error'])}, {against(n['tropical_error'], n['softmax_error'])} softmax attention with "
+        f"{left} same {n['parameters']:.0f} parameters{' left in each' if sparse else ''}, and {n['violations']:.0f} "
+        f"of its {n['winners']:.0f} winners break their certified radius{bounded}.",
         f"Asked for an average of {TESTED_ON[-1]} tokens it errs by {number(n['tropical_average_error'])}, "
         f"{against(n['tropical_average_error'], n['softmax_average_error'])} softmax, as only "
         f"{n['tokens_with_gradient']:.1f} of them get a gradient, and an attention call takes "

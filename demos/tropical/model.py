@@ -79,13 +79,19 @@ def initial(random: np.random.Generator, copies: int) -> Weights:
 
 @partial(jax.jit, static_argnames="score")
 def train(
-    weights: Weights, data: Float[Array, "M steps B N F"], wanted: Float[Array, "M steps B"], *, score: str
+    weights: Weights,
+    data: Float[Array, "M steps B N F"],
+    wanted: Float[Array, "M steps B"],
+    masks: Weights | None = None,
+    *,
+    score: str,
 ) -> tuple[Weights, Float[Array, "M steps"]]:
     """Fit M models side by side, each on its own stream, by Adam on the squared error under cosine decay.
 
     Args:
         weights: initial ones, with a leading axis of M models.
         data, wanted: the sequences of every step and their answers.
+        masks: 1 for a weight that is trained, 0 for one that is zero and stays so; all are trained if not given.
         score: see :class:`Step`.
 
     Returns:
@@ -93,13 +99,14 @@ def train(
     """
     say = partial(answer, score)
 
-    def loss(single: Weights, x: Array, y: Array) -> Array:
-        return jnp.mean((jax.vmap(say, (None, 0))(single, x) - y) ** 2)
+    def one(single: Weights, x: Array, y: Array, mask: Weights | None) -> tuple[Weights, Array]:
+        def loss(single: Weights, x: Array, y: Array) -> Array:
+            masked = single if mask is None else jax.tree.map(jnp.multiply, single, mask)
+            return jnp.mean((jax.vmap(say, (None, 0))(masked, x) - y) ** 2)
 
-    def one(single: Weights, x: Array, y: Array) -> tuple[Weights, Array]:
         return descend(loss, single, (x, y), RATE)
 
-    return jax.vmap(one)(weights, data, wanted)
+    return jax.vmap(one)(weights, data, wanted, masks)
 
 
 @partial(jax.jit, static_argnames="score")

@@ -125,7 +125,10 @@ def test_a_variable_of_the_founding_document_is_an_alias_of_an_option(
     assert [config.options.get("scale_compare") for config in seen] == [True, None, False]
     capsys.readouterr()
     cli.execute(["run", "--help"])
-    assert "ULTRA_SCALE_COMPARE" in capsys.readouterr().out
+    assert "ULTRA_SCALE_COMPARE=1 means the same" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setenv("TROP_SPARSE_TRAIN", "1")
+    assert cli.execute(["run", "tropical"]) == 0 and cli.execute(["run", "tropical", "--no-sparse-train"]) == 0
+    assert [config.options["sparse_train"] for config in seen[-2:]] == [True, False]
     assert cli.execute(["run", "tropical", "--scale-compare"]) == 2
     assert "--scale-compare: not an option of demo 'tropical'" in capsys.readouterr().err
 

@@ -58,7 +58,10 @@ def test_all_faults_are_reported_together() -> None:
 def test_options_take_their_defaults() -> None:
     assert DemoConfig(name="reversible").options == {"rev_cayley": False}
     assert DemoConfig(name="ultrametric").options == {"base": "3", "scale_compare": False}
-    assert DemoConfig(name="tropical", options={"score": "maxplus"}).options == {"score": "maxplus"}
+    assert DemoConfig(name="tropical", options={"score": "maxplus"}).options == {
+        "score": "maxplus",
+        "sparse_train": False,
+    }
 
 
 def test_compiled_programs_go_to_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -70,6 +70,25 @@ def test_score_changes_the_layer() -> None:
     assert "3 times" in next(item.statement for item in other.certificates if item.id == "tropical.constant")
 
 
+def test_sparse_training_leaves_a_layer_that_can_be_read() -> None:
+    usual, sparse = result("tropical"), result("tropical", option="sparse_train", value=True)
+    assert sparse.holds and sparse.numbers["left"] == 8 < usual.numbers["left"] == 57
+    assert "8 of the same 57 parameters left" in sparse.closing[0] and "_j (" in sparse.acts[2].parts[1].text
+    assert {item.id for item in sparse.certificates} - {item.id for item in usual.certificates} == {"tropical.uniform"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_sparse_layer_is_the_better_one(seed: int) -> None:
+    """Trained to the end, the bound for any number of tokens is far below the error of the whole layer on 64."""
+    usual = result("tropical", seed, 2000).numbers
+    for score in ("hilbert", "maxplus"):
+        options = {"sparse_train": True, "score": score}
+        config = DemoConfig(name="tropical", quick=True, seed=seed, options=options)
+        sparse = registry.get("tropical").load()(config).numbers
+        assert 10 * sparse["bound"] < usual["tropical_error"] < sparse["softmax_error"]
+
+
 def test_cayley_mixing_is_learned_and_certified() -> None:
     other = result("reversible", option="rev_cayley", value=True)
     assert other.holds and other.numbers["reversible_parameters"] == 725

@@ -175,6 +175,27 @@ def test_a_damaged_witness_does_not_hold(name: str, check: str) -> None:
     assert not broken.holds and not verify(broken).holds
 
 
+@functools.cache
+def sparse(score: str) -> Certificate:
+    options = {"sparse_train": True, "score": score}
+    config = DemoConfig(name="tropical", quick=True, max_iterations=40, seed=3, cache=False, options=options)
+    return next(item for item in registry.get("tropical").load()(config).certificates if "uniform" in item.id)
+
+
+@pytest.mark.parametrize("score", ["hilbert", "maxplus"])
+def test_the_bound_of_the_sparse_layer_is_attained_and_breaks(score: str) -> None:
+    certificate = sparse(score)
+    witness = dict(certificate.witness)
+    assert certificate.holds and verify(certificate).holds
+    for damage in (
+        {"bound": witness["bound"] * 0.99},
+        {"offset": witness["offset"] + witness["bound"]},
+        {"out": np.ones_like(witness["out"])},
+        {"key": np.ones_like(witness["key"])},
+    ):
+        assert not remade(certificate, **damage).holds, damage
+
+
 def test_a_layer_that_is_no_coupling_loses_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     """The determinant is measured on the map itself: a stack that shrinks shows."""
     from demos.reversible import checks
