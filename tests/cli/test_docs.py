@@ -88,7 +88,7 @@ def test_formulas_are_marked_and_markdown_is_understood(site):
         text = (folder / page).read_text(encoding="utf-8")
         text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
         text = re.sub(r'class="arithmatex">.*?</(span|div)>', "", text, flags=re.DOTALL)
-        assert not re.findall(r"[^<>\n]*(?:\$[^<>\n]+\$|\n[-|] )[^<>\n]*", text), page
+        assert not re.findall(r"[^<>\n]*(?:\$[^<>\n]+\$|\n(?:[-|]|\d\.) )[^<>\n]*", text), page
 
 
 @needs_extra
