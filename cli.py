@@ -33,7 +33,6 @@ from nanochat.tables import table as plain_table
 
 if TYPE_CHECKING:
     from demos.pool import Outcome
-    from demos.registry import Demo
     from demos.result import Result
 
 FOUND_A_FAILURE, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
@@ -101,9 +100,7 @@ def demo_options() -> Iterable[inspect.Parameter]:
             takers.setdefault(option.name, []).append(demo.name)
             found[option.name] = option
     for name, option in found.items():
-        choices = f" ({' or '.join(option.choices)}; default: {option.default})" if option.choices else ""
-        alias = f" {option.variable}=1 means the same" if option.variable else ""
-        about = f"{', '.join(takers[name])}: {option.help}{choices}.{alias}"
+        about = f"{', '.join(takers[name])}: {option.about}."
         declared = typer.Option(None, option.flag, help=about, envvar=option.variable or None, show_envvar=False)
         kind: Any = bool | None if isinstance(option.default, bool) else str | None
         if isinstance(option.default, bool):
@@ -135,7 +132,7 @@ def list_(as_json: AsJson = False) -> int:
 
     kinds = mechanisms()
     if as_json:
-        demos = [describe_demo(demo) for demo in DEMOS.values()]
+        demos = [demo.describe() for demo in DEMOS.values()]
         return emit({"schema": "mgr.list.v1", "demos": demos} | {k: [describe(r) for r in v] for k, v in kinds.items()})
     rows = [[demo.name, demo.title, demo.twin, demo.status] for demo in DEMOS.values()]
     typer.echo(plain_table(["demo (mgr run)", "what it is", "in PyTorch (nanochat.train)", "status"], rows))
@@ -148,23 +145,25 @@ def list_(as_json: AsJson = False) -> int:
 
 @app.command()
 def info(name: Name, as_json: AsJson = False) -> int:
-    """What is known about one name: idea, theorem, papers, options, requirements, page."""
+    """What is known about one name: idea, theorem, how to run and train it, options, cost, page, papers."""
     from demos.registry import DEMOS
-    from nanochat.catalogue import describe, mechanisms
+    from nanochat.catalogue import mechanisms, told
     from nanochat.registry import Unknown, unknown
 
-    found: dict[str, dict[str, Any]] = {"demo": describe_demo(DEMOS[name])} if name in DEMOS else {}
-    known = list(DEMOS)
-    for kind, records in mechanisms().items():
-        known += [record.name for record in records]
-        found |= {kind.rstrip("s"): describe(record) for record in records if record.name == name}
-    if not found:
+    wanted = {name, *(DEMOS[name].twins if name in DEMOS else ())}
+    kinds = mechanisms()
+    entries = [(kind, record) for kind, records in kinds.items() for record in records if record.name in wanted]
+    if name not in DEMOS and not entries:
+        known = [*DEMOS, *(record.name for records in kinds.values() for record in records)]
         raise Unknown(unknown("name", name, list(dict.fromkeys(known))))
+    demo = {"demo": DEMOS[name].describe()} if name in DEMOS else {}
+    twins = [{"kind": kind.rstrip("s"), **told(kind, record)} for kind, record in entries]
     if as_json:
-        return emit({"schema": "mgr.info.v1", "name": name, **found})
-    for kind, entry in found.items():
+        return emit({"schema": "mgr.info.v1", "name": name, **demo, "mechanisms": twins})
+    for kind, entry in [*demo.items(), *((twin.pop("kind"), twin) for twin in twins)]:
+        title = entry.pop("name")
         rows = [[key.replace("_", " "), readable(value)] for key, value in entry.items() if value not in ("", [], {})]
-        typer.echo(plain_table([kind.replace("_", " "), name], rows[1:]) + "\n")
+        typer.echo(plain_table([kind.replace("_", " "), title], rows) + "\n")
     return 0
 
 
@@ -397,14 +396,6 @@ def certificates_of_demos(folder: Path) -> list[dict[str, Any]]:
     outcomes = perform_all(None, {"quick": True}, exports=folder / "certificates")
     found = [entry for outcome in outcomes for entry in outcome.certificates]
     return [{key: value for key, value in entry.items() if key != "witness"} for entry in found]
-
-
-def describe_demo(demo: Demo) -> dict[str, Any]:
-    """A catalogue entry as plain values."""
-    entry = {item.name: getattr(demo, item.name) for item in fields(demo) if item.name != "module"}
-    options = {option.flag: option.help for option in demo.options}
-    page = f"markdown_documentation/{demo.page}"
-    return entry | {"status": demo.status, "papers": list(demo.papers), "page": page, "options": options}
 
 
 def usable(files: dict[str, Path | None], folders: dict[str, Path | None], suffix: str | None) -> None:

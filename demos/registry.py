@@ -37,6 +37,12 @@ class DemoOption:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def about(self) -> str:
+        """Its help with what it accepts."""
+        choices = f" ({' or '.join(self.choices)}; default: {self.default})" if self.choices else ""
+        return f"{self.help}{choices}" + (f"; {self.variable}=1 means the same" if self.variable else "")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demo:
@@ -65,9 +71,29 @@ class Demo:
     options: tuple[DemoOption, ...] = ()
 
     @property
+    def twins(self) -> list[str]:
+        """Names of the mechanisms that train the same mathematics in PyTorch."""
+        return self.twin.partition(" ")[2].split(" | ")
+
+    @property
     def status(self) -> str:
         """``ready`` or ``planned``."""
         return READY if self.module else PLANNED
+
+    def describe(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "idea": self.idea,
+            "theorem": self.theorem,
+            "run": f"mgr run {self.name}",
+            "options": {option.flag: option.about for option in self.options},
+            "twin": self.twin,
+            "page": f"markdown_documentation/{self.page}",
+            "papers": list(self.papers),
+            "status": self.status,
+        }
 
     def load(self) -> Callable[[Any], Result]:
         """The demo's ``run``; this is what imports jax. Raises :class:`Planned` for a demo that is not there yet."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import signal
 import subprocess
@@ -66,13 +68,40 @@ def test_list_fits_80_columns_and_shows_every_name(mgr: Mgr) -> None:
     assert all(name in text for name in [*NAMES, "standard", "muon", "wsd", "planned", "ready"])
 
 
-def test_info_gathers_everything_of_one_name(mgr: Mgr) -> None:
-    document = json.loads(mgr("info", "tropical", "--json").stdout)
+@pytest.mark.parametrize("name", NAMES)
+def test_info_says_what_it_is_how_to_run_and_train_it_and_what_that_costs(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = registry.get(name)
+    assert cli.execute(["info", name]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    text = " ".join(shown.split())
+    wanted = [demo.title, f"mgr run {name}", demo.page, *demo.papers, *(option.flag for option in demo.options)]
+    flag = demo.twin.partition(" ")[0]
+    wanted += [f"python -m nanochat.train {flag} {twin}" for twin in demo.twins]
+    assert [word for word in wanted if word not in text] == []
+    assert all(word in text for word in (*demo.idea.split(), *demo.theorem.split()))  # they wrap in a column
+    assert text.count(" operations ") >= len(demo.twins)
+
+
+def test_info_as_json() -> None:
+    def told(name: str) -> dict[str, Any]:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert cli.execute(["info", name, "--json"]) == 0
+        return json.loads(out.getvalue())
+
+    document = told("octonion")
     assert document["demo"]["papers"] and document["demo"]["theorem"]
-    assert document["attention_type"]["source"].startswith("arXiv:")
-    assert "--tropical-score" in document["attention_type"]["options"]
-    assert not any("{" in sentence for sentence in document["attention_type"]["requires"])
-    assert mgr("info", "muon").returncode == 0
+    assert {entry["name"]: entry["kind"] for entry in document["mechanisms"]} == {
+        "octonion": "attention_type",
+        "quaternion": "attention_type",
+    }
+    (tropical,) = told("tropical")["mechanisms"]
+    assert tropical["source"].startswith("arXiv:") and "--tropical-score" in tropical["options"]
+    assert not any("{" in sentence for sentence in tropical["requires"]) and len(tropical["cost"]) == 3
+    (muon,) = told("muon")["mechanisms"]
+    assert muon["train"] == "python -m nanochat.train --optimizer-type muon"
 
 
 @pytest.mark.parametrize(
