@@ -65,7 +65,7 @@ def build(folder: Path) -> Site:
     """Build the site into ``folder``, which is new, empty, or holds a site built before.
 
     Raises:
-        ConfigError: ``folder`` is a file, or holds something else, which a build would delete.
+        ConfigError: ``folder`` is a file, lies among the pages, or holds something else, which a build would delete.
         EnvironmentFault: the extra ``docs`` is not installed, or the folder cannot be written.
     """
     check()
@@ -93,7 +93,9 @@ def build(folder: Path) -> Site:
 
 
 def _prepare(folder: Path) -> None:
-    """Refuse to build over what is not ours."""
+    """Refuse to build over what is not ours, or among the pages."""
+    if folder.resolve().is_relative_to(CONFIGURATION.parents[1]):
+        raise ConfigError([f"--build: got {folder} among the pages themselves, need a folder outside of them"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not (folder / RECEIPT).is_file():

@@ -123,6 +123,14 @@ def test_a_file_is_no_folder(tmp_path, capsys):
 
 
 @needs_extra
+def test_a_site_among_the_pages_is_refused(capsys):
+    folder = documentation.CONFIGURATION.parents[1] / "built"
+    assert cli.execute(["docs", "--build", str(folder)]) == 2
+    assert "among the pages" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@needs_extra
 def test_a_port_in_use_is_said_in_one_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
