@@ -199,7 +199,15 @@ _DEMOS = (
         theorem="the rank strictly decreases on every event of any loss stream, so the schedule terminates",
         twin="--scheduler-type ordinal",
         page="ordinal.md",
-        papers=("doi:10.1112/blms/14.4.285",),
+        papers=("doi:10.1112/blms/14.4.285", "arXiv:1608.03983", "doi:10.2307/2268019"),
+        module="demos.ordinal.demo",
+        options=(
+            DemoOption(
+                "stream", "shifts", "what half of the streams do that are learned", ("shifts", "drift", "bursts")
+            ),
+            DemoOption("restarts", "2", "coefficient of ω^2 in the first rank: restarts", ("0", "2", "8")),
+            DemoOption("number", "4", "where the Goodstein sequence starts", ("3", "4", "19", "266")),
+        ),
     ),
     Demo(
         name="reversible",

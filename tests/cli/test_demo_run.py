@@ -110,6 +110,21 @@ def test_the_algebra_of_the_octonion_demo() -> None:
     assert usual.numbers["parameters"] == 192 and other.numbers["apart"] < 1e-14 < 1 < usual.numbers["apart"]
 
 
+@pytest.mark.parametrize("kind", ["drift", "bursts"])
+def test_the_streams_of_the_ordinal_demo(kind: str) -> None:
+    usual, other = result("ordinal"), result("ordinal", option="stream", value=kind)
+    assert other.holds and f"on {kind} its mean error" in other.closing[1] and "on shifts" in usual.closing[1]
+    assert other.numbers["ordinal_other"] != usual.numbers["ordinal_other"]
+
+
+def test_restarts_and_number_of_the_ordinal_demo() -> None:
+    never, more = (result("ordinal", option="restarts", value=value) for value in "08")
+    assert never.holds and never.numbers["restarts_spent"] == 0 and "exactly" in never.certificates[3].statement
+    assert more.holds and "at most 350 events" in more.certificates[3].statement
+    other = result("ordinal", option="number", value="3")
+    assert other.holds and other.numbers["goodstein_members"] == 6 and "Goodstein: 3" in str(other.acts[0].parts)
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)
