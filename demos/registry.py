@@ -229,7 +229,23 @@ _DEMOS = (
         theorem="contraction by s < 1/2 separates histories by at least 1 - 2s; truncation costs at most s^d / (1 - s)",
         twin="--attention-type fractal",
         page="fractal.md",
-        papers=("doi:10.1512/iumj.1981.30.30055",),
+        papers=(
+            "doi:10.1512/iumj.1981.30.30055",
+            "doi:10.1073/pnas.83.7.1975",
+            "doi:10.1109/83.128028",
+            "doi:10.1016/S0079-7421(08)60536-8",
+        ),
+        module="demos.ifs_fractal.demo",
+        options=(
+            DemoOption("attractor", "fern", "the system that is drawn", ("fern", "sierpinski", "dragon", "carpet")),
+            DemoOption(
+                "contraction",
+                "0.4",
+                "factor s of the memory's maps, of its histories and of the picture's contrasts",
+                ("0.25", "0.4", "0.49", "0.6", "0.8"),
+            ),
+            DemoOption("depth", "4", "letters that name a cell of the memory", ("2", "3", "4", "5")),
+        ),
     ),
     Demo(
         name="knot-braid",

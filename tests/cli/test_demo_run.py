@@ -125,6 +125,28 @@ def test_restarts_and_number_of_the_ordinal_demo() -> None:
     assert other.holds and other.numbers["goodstein_members"] == 6 and "Goodstein: 3" in str(other.acts[0].parts)
 
 
+@pytest.mark.parametrize(
+    "attractor", ["dragon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sierpinski", "carpet"))]
+)
+def test_the_attractor_of_the_fractal_demo(attractor: str) -> None:
+    usual, other = result("ifs-fractal"), result("ifs-fractal", option="attractor", value=attractor)
+    assert other.holds and attractor in other.plots()[0].title and other.plots()[0].text != usual.plots()[0].text
+    assert "Moran" in str(other.acts[0].parts[0]) and "Moran" not in str(usual.acts[0].parts[0])
+
+
+def test_where_pieces_overlap_the_memory_forgets() -> None:
+    usual, other = result("ifs-fractal"), result("ifs-fractal", option="contraction", value="0.6")
+    assert other.holds and "ifs-fractal.separation" not in {item.id for item in other.certificates}
+    assert usual.numbers["memory_forgets"] == 0 < 0.3 < other.numbers["memory_forgets"]
+    assert other.numbers["letters"] < 10 < 30 < usual.numbers["letters"]
+
+
+@pytest.mark.parametrize("depth", ["3", *(pytest.param(x, marks=pytest.mark.slow) for x in "25")])
+def test_depth_is_the_size_of_the_memory(depth: str) -> None:
+    other = result("ifs-fractal", option="depth", value=depth)
+    assert other.holds and f"one of {4 ** int(depth)} cells" in str(other.acts[0].parts)
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)

@@ -179,6 +179,20 @@ BREAKS = {
     ("ultrametric", "same_digits"): lambda w: {"symbols": w["symbols"][::-1]},
     ("ultrametric", "locality"): lambda w: {"step": w["step"] + 1e-9},
     ("ultrametric", "signature"): lambda w: {"planes": np.abs(w["planes"])},
+    ("ifs-fractal", "contraction"): lambda w: {"s": w["s"] * 0.99},
+    ("ifs-fractal", "fixed_point"): lambda w: {"matrices": w["matrices"] * 3},
+    ("ifs-fractal", "collage"): lambda w: {"matrices": w["matrices"] * 3},
+    ("ifs-fractal", "picture"): lambda w: {"decoded": w["image"]},
+    ("ifs-fractal", "any_start"): lambda w: {"scale": w["scale"] * 3},
+    ("ifs-fractal", "separation"): lambda w: {"points": w["points"][::-1]},
+    ("ifs-fractal", "read"): lambda w: {"points": w["points"] + 0.02},
+    ("ifs-fractal", "kept"): lambda w: {"values": w["values"][::-1]},
+    ("ifs-fractal", "reindexed:moved"): lambda w: {"after_ratio": w["before_ratio"]},
+    ("ifs-fractal", "reindexed:deeper"): lambda w: {"after_cells": w["after_cells"][::-1]},
+    ("ifs-fractal", "reindexed:paired"): lambda w: {"after_corners": w["after_corners"][::-1]},
+    ("ifs-fractal", "suffix"): lambda w: {"power": w["power"] * 1.01},
+    ("ifs-fractal", "bracket"): lambda w: {"ratio": 1.01},
+    ("ifs-fractal", "truncation"): lambda w: {"ratio": 1.01},
 }
 
 
