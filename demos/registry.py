@@ -170,7 +170,28 @@ _DEMOS = (
         theorem="the boundary of a boundary is zero; every flow splits into gradient, curl and harmonic parts",
         twin="--attention-type simplicial",
         page="simplicial.md",
-        papers=("arXiv:1909.00668", "arXiv:2507.02754"),
+        papers=("arXiv:1909.00668", "arXiv:2507.02754", "arXiv:2306.02896", "arXiv:1507.05379"),
+        module="demos.simplicial.demo",
+        options=(
+            DemoOption(
+                "surface",
+                "annulus",
+                "what the flow flows on: no hole, one, two, or a square with its sides glued",
+                ("annulus", "disk", "pants", "torus", "klein"),
+            ),
+            DemoOption(
+                "score",
+                "trilinear",
+                "what three words score together: sums of products, or of determinants",
+                ("trilinear", "determinant"),
+            ),
+            DemoOption(
+                "mode",
+                "signed",
+                "what an edge carries: a flow with a direction, or a mass without",
+                ("signed", "unsigned"),
+            ),
+        ),
     ),
     Demo(
         name="nonstandard",

@@ -74,8 +74,8 @@ def rank(matrix: Int[np.ndarray, "R C"], prime: int) -> int:
             continue
         rows[[found, pivot]] = rows[[pivot, found]]
         rows[found] = rows[found] * pow(int(rows[found, column]), -1, prime) % prime
-        for row in range(found + 1, len(rows)):
-            rows[row] = (rows[row] - rows[row, column] * rows[found]) % prime
+        below = found + 1 + np.flatnonzero(rows[found + 1 :, column])
+        rows[below] = (rows[below] - np.outer(rows[below, column], rows[found])) % prime
         found += 1
     return found
 
@@ -97,6 +97,17 @@ def laplacian(complex: Complex, k: int) -> Float[np.ndarray, "n n"]:
     """
     down, up = boundary(complex, k), boundary(complex, k + 1)
     return (down.T @ down + up @ up.T).astype(np.float64)
+
+
+def exchange(complex: Complex, k: int) -> Float[np.ndarray, "n n"]:
+    """Laplacian of the graph of k-simplices, joined once for each face and each simplex above that they share.
+
+    What :func:`laplacian` is without the signs: its diffusion keeps the total of masses and forgets directions.
+    """
+    down, up = np.abs(boundary(complex, k)), np.abs(boundary(complex, k + 1))
+    joined = (down.T @ down + up @ up.T).astype(np.float64)
+    np.fill_diagonal(joined, 0.0)
+    return np.diag(joined.sum(0)) - joined
 
 
 class Hodge(NamedTuple):
@@ -129,6 +140,15 @@ class Bar(NamedTuple):
     dimension: int
     birth: float
     death: float
+
+
+def rips(distances: Float[np.ndarray, "V V"]) -> dict[Simplex, float]:
+    """All points, pairs and triples by their largest distance: up to r it is the flag complex of the pairs within r."""
+    return {
+        simplex: max((float(distances[pair]) for pair in combinations(simplex, 2)), default=0.0)
+        for size in (1, 2, 3)
+        for simplex in combinations(range(len(distances)), size)
+    }
 
 
 def persistence(values: dict[Simplex, float]) -> list[Bar]:

@@ -1,10 +1,11 @@
-"""2-simplicial attention as a pure function: the executable definition, over all triples under a mask.
+"""2-simplicial attention, the executable definition over all triples, and its form without triples; diffusion.
 
 Twin of ``nanochat/kernels/simplicial``. Shape letters: N queries, S keys, R second keys, D channels.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import softmax
@@ -79,3 +80,84 @@ def simplicial_attention(
     seen = visible(first, window[0])[:, :, None] & visible(second, window[1])[:, None]
     flat = jnp.where(seen, scores, -jnp.inf).reshape(len(q), -1)
     return jnp.einsum("ijl,jd,ld->id", softmax(flat, -1).reshape(scores.shape), v, second_v)
+
+
+def fold_trilinear(q: Float[Array, "N D"], second: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """The vector g with <q, k, k'> = <g, k> for every k."""
+    return q * second
+
+
+def fold_determinant(q: Float[Array, "N D"], second: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """The same for the determinant: k' x q for each vector, products for the channels left over."""
+    third = q.shape[-1] // 3
+    vectors = [x[:, : 3 * third].reshape(len(x), 3, third) for x in (second, q)]
+    normals = jnp.cross(vectors[0], vectors[1], axis=1).reshape(len(q), 3 * third)
+    return jnp.concatenate([normals, q[:, 3 * third :] * second[:, 3 * third :]], -1)
+
+
+FOLDS = {"trilinear": fold_trilinear, "determinant": fold_determinant}
+"""How each form folds its second key into the query."""
+
+
+def folded_attention(
+    q: Float[Array, "N D"],
+    k: Float[Array, "N D"],
+    v: Float[Array, "N D"],
+    second_k: Float[Array, "N D"],
+    second_v: Float[Array, "N D"],
+    window: tuple[int, int],
+    form: str = "trilinear",
+) -> Float[Array, "N D"]:
+    """:func:`simplicial_attention` of a whole sequence without triples: ``window[1]`` ordinary attentions.
+
+    The one of offset o has the queries g that come of folding in the second key o places back; their softmaxes are
+    merged by a running maximum.
+    """
+    here = jnp.arange(len(q))
+    seen = visible(distances(len(q), len(k)), window[0])
+
+    def attend(state: tuple[Array, Array, Array], offset: Array) -> tuple[tuple[Array, Array, Array], None]:
+        top, total, mixed = state
+        scores = FOLDS[form](q, jnp.roll(second_k, offset, 0)) @ k.T / q.shape[-1] ** 0.5
+        scores = jnp.where(seen & (here >= offset)[:, None], scores, -jnp.inf)
+        highest = jnp.maximum(top, scores.max(-1))
+        fade, weights = jnp.exp(top - highest), jnp.exp(scores - highest[:, None])
+        new = (weights @ v) * jnp.roll(second_v, offset, 0)
+        return (highest, fade * total + weights.sum(-1), fade[:, None] * mixed + new), None
+
+    start = jnp.full(len(q), -jnp.inf), jnp.zeros(len(q)), jnp.zeros(v.shape)
+    (_, total, mixed), _ = jax.lax.scan(attend, start, jnp.arange(window[1]))
+    return mixed / total[:, None]
+
+
+def diffuse(
+    laplacian: Float[Array, "n n"], start: Float[Array, " n"], times: Float[Array, " times"], terms: int
+) -> Float[Array, "times n"]:
+    r"""Diffusion :math:`e^{-t L} f` by uniformization, the mean of random walks of Poisson many steps.
+
+    .. math:: e^{-tL} f = \sum_k \frac{(\lambda t)^k}{k!} e^{-\lambda t} (1 - L/\lambda)^k f
+
+    Where columns of L sum to 0, every step keeps the total: nothing is lost however the sum is cut, once the weights
+    add up to 1.
+
+    Args:
+        laplacian: symmetric, eigenvalues not below 0.
+        start: f.
+        times: t.
+        terms: of the sum; lambda t + 8 sqrt(lambda t) + 40 are enough for double precision, see :func:`rate`.
+    """
+    mean, powers = rate(laplacian) * times[:, None], jnp.arange(terms)
+    chances = jax.scipy.stats.poisson.pmf(powers, mean)
+    chances = chances / chances.sum(-1, keepdims=True)
+
+    def step(state: tuple[Array, Array], chance: Array) -> tuple[tuple[Array, Array], None]:
+        walked, total = state
+        return (walked - laplacian @ walked / rate(laplacian), total + chance[:, None] * walked), None
+
+    (_, total), _ = jax.lax.scan(step, (start, jnp.zeros((len(times), len(start)))), chances.T)
+    return total
+
+
+def rate(laplacian: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Half the largest absolute row sum: no step of ``1 - L / rate`` grows, and on a graph none turns negative."""
+    return jnp.abs(laplacian).sum(-1).max() / 2

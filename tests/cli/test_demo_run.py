@@ -147,6 +147,26 @@ def test_depth_is_the_size_of_the_memory(depth: str) -> None:
     assert other.holds and f"one of {4 ** int(depth)} cells" in str(other.acts[0].parts)
 
 
+@pytest.mark.parametrize(
+    ("surface", "holes"),
+    [("disk", 0), ("klein", 1), *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("pants", "torus"))],
+)
+def test_the_surface_changes_what_flows_and_what_can_be_read(surface: str, holes: int) -> None:
+    usual, other = result("simplicial"), result("simplicial", option="surface", value=surface)
+    assert other.holds and other.numbers["holes"] == holes and f"the {surface} has {holes} hole" in other.closing[0]
+    assert other.plots()[0].text != usual.plots()[0].text and other.numbers["reader_parameters"] == holes + 1
+    assert (other.numbers["harmonic_share"] > 0.1) == (holes > 0)
+
+
+def test_score_and_mode_of_the_simplicial_demo() -> None:
+    usual, score = result("simplicial"), result("simplicial", option="score", value="determinant")
+    assert score.holds and "determinant" in score.closing[0] and score.numbers["right"] != usual.numbers["right"]
+    assert "no rotation" in next(item.statement for item in score.certificates if item.id == "simplicial.symmetry")
+    mode = result("simplicial", option="mode", value="unsigned")
+    assert mode.holds and "simplicial.diffusion:unsigned" in {item.id for item in mode.certificates}
+    assert mode.numbers["reader_right"] < 0.6 < 0.9 < usual.numbers["reader_right"]
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)
