@@ -60,7 +60,7 @@ class Built:
         flow, parts: a random flow and its split.
         mass: a drop on the vertices, diffused.
         edges: the flow (or its masses, if ``mode`` is unsigned), diffused.
-        distances, bars: between ``SAMPLES`` points, and what their filtration shows.
+        distances, bars: between ``SAMPLES`` points, and the pieces and loops of their filtration.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Built:
             mass=Spread.run(checks.operator(complex, "vertices"), drop),
             edges=Spread.run(checks.operator(complex, mode), *started),
             distances=distances,
-            bars=complexes.persistence(complexes.rips(distances)),
+            bars=[bar for bar in complexes.persistence(complexes.rips(distances)) if bar.dimension < 2],
         )
 
     @property

@@ -155,7 +155,7 @@ BREAKS = {
     ("simplicial", "match3"): lambda w: {"words": w["words"] * (np.arange(len(w["words"])) != 3)[:, None]},
     ("simplicial", "answers"): lambda w: {"k": w["k"][::-1]},
     ("simplicial", "folding"): lambda w: {"second_k": w["second_k"][::-1]},
-    ("simplicial", "symmetry"): lambda w: {"frame": w["frame"] * np.nan},
+    ("simplicial", "symmetry"): lambda w: {"form": "determinant", "frame": np.diag([1.0, 1.0, 2.0])},
     ("simplicial", "triangles"): lambda w: {"second_k": w["second_k"] * 0 + 1e-16},
     ("simplicial", "readout"): lambda w: {"changed": w["changed"] + 1e-6},
     ("octonion", "chain"): lambda w: {"x": w["x"][::-1]},
