@@ -200,7 +200,15 @@ _DEMOS = (
         theorem="on a quadratic the macro step equals the exact gradient flow for every step size",
         twin="--optimizer-type hoss",
         page="nonstandard.md",
-        papers=("doi:10.1017/S0962492910000048", "arXiv:1406.2572"),
+        papers=("doi:10.1017/S0962492910000048", "arXiv:1406.2572", "arXiv:1502.05767"),
+        module="demos.nonstandard.demo",
+        options=(
+            DemoOption(
+                "order", "4", "powers of epsilon that are kept, and order of the stable steps", ("1", "2", "4", "8")
+            ),
+            DemoOption("condition", "1e6", "largest curvature over the smallest", ("1e2", "1e4", "1e6")),
+            DemoOption("krylov", "8", "Hessian products of a macro step", ("2", "4", "8", "16")),
+        ),
     ),
     Demo(
         name="octonion",

@@ -1,4 +1,4 @@
-"""Training as every demo does it: Adam under cosine decay, one compiled loop over batches that were drawn before."""
+"""Training as every demo does it: one compiled loop over batches that were drawn before, Adam under cosine decay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,16 @@ def descend(
         batches: arrays whose leading axis is the step.
         rate: learning rate at the start; it falls to 0 like a cosine.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, batches[0].shape[0]))
+    return follow(loss, weights, batches, optax.adam(optax.cosine_decay_schedule(rate, batches[0].shape[0])))
+
+
+def follow(
+    loss: Callable[..., Float[Array, ""]],
+    weights: Weights,
+    batches: tuple[Array, ...],
+    optimizer: optax.GradientTransformation,
+) -> tuple[Weights, Float[Array, " steps"]]:
+    """The same by any optimizer."""
 
     def step(state: tuple[Weights, Any], batch: tuple[Array, ...]) -> tuple[tuple[Weights, Any], Array]:
         current, moments = state

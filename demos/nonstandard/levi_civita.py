@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from demos.hahn import EPSILON, Number, Series, compose, inverse, series, standard_part
+from demos.hahn import EPSILON, Number, Series, X, compose, inverse, series, standard_part
 
 Function = Callable[[Series], Series]
 
@@ -35,12 +35,15 @@ def log(x: Series) -> Series:
 def sin(x: Series) -> Series:
     """Sine: derivatives repeat after four."""
     base, d = _around(x)
-    return compose(lambda n: math.sin(base + n * math.pi / 2) / math.factorial(n), d)
+    cycle = math.sin(base), math.cos(base), -math.sin(base), -math.cos(base)
+    return compose(lambda n: cycle[n % 4] / math.factorial(n), d)
 
 
 def cos(x: Series) -> Series:
     """Cosine."""
-    return sin(x + math.pi / 2)
+    base, d = _around(x)
+    cycle = math.cos(base), -math.sin(base), -math.cos(base), math.sin(base)
+    return compose(lambda n: cycle[n % 4] / math.factorial(n), d)
 
 
 def tanh(x: Series) -> Series:
@@ -65,3 +68,15 @@ def derivatives(f: Function, x: Number, order: int) -> list[float]:
     """
     value = f((EPSILON + x).cut(-order - 1))
     return [float(value.coefficient(-k)) * math.factorial(k) for k in range(order + 1)]
+
+
+def compounded(rate: float, order: int) -> Series:
+    r""":math:`(1 - r \varepsilon)^{1/\varepsilon}`: where infinitely many Euler steps of x' = -r x take 1 in a time 1.
+
+    Its standard part is :math:`e^{-r}`; with :math:`1/N` for :math:`\varepsilon`, it is where N steps end.
+
+    Example:
+        >>> round(compounded(1.0, 1).coefficient(-1), 3)  # so N steps end about 0.184 / N too low
+        -0.184
+    """
+    return exp(log((1 - EPSILON * rate).cut(-order - 2)) * X)

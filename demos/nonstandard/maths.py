@@ -27,7 +27,7 @@ class Space(NamedTuple):
     projected: Float[Array, "k k"]
 
 
-def phi(values: Float[Array, "*any"], time: float) -> Float[Array, "*any"]:
+def phi(values: Float[Array, "*any"], time: float | Array) -> Float[Array, "*any"]:
     r""":math:`\varphi_\delta(\lambda) = (1 - e^{-\delta\lambda}) / \lambda`, and :math:`\delta` at 0.
 
     Source: doi:10.1017/S0962492910000048.
@@ -71,7 +71,10 @@ def lanczos(product: Product, start: Float[Array, " n"], dimension: int) -> Spac
         return (basis, projected, jnp.where(alive, rest / jnp.where(alive, coupling, 1.0), 0.0)), None
 
     begun = (jnp.zeros((size, *start.shape), start.dtype), jnp.zeros((size, size), start.dtype))
-    (basis, projected, _), _ = jax.lax.scan(grow, (*begun, start / jnp.linalg.norm(start)), jnp.arange(size))
+    length = jnp.linalg.norm(start)
+    (basis, projected, _), _ = jax.lax.scan(
+        grow, (*begun, start / jnp.where(length > 0, length, 1.0)), jnp.arange(size)
+    )
     return Space(basis, projected)
 
 
@@ -88,7 +91,7 @@ def macro_step(
     w: Float[Array, " n"],
     gradient: Float[Array, " n"],
     space: Space,
-    time: float,
+    time: float | Array,
     temperature: float = 0.0,
     noise: Float[Array, " n"] | None = None,
     limit: float = float("inf"),

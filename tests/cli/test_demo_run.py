@@ -167,6 +167,19 @@ def test_score_and_mode_of_the_simplicial_demo() -> None:
     assert mode.numbers["reader_right"] < 0.6 < 0.9 < usual.numbers["reader_right"]
 
 
+def test_order_condition_and_products_of_the_nonstandard_demo() -> None:
+    usual, euler = result("nonstandard"), result("nonstandard", option="order", value="1")
+    assert euler.holds and "of order 1 would" in euler.closing[0] and "of order 4 would" in usual.closing[0]
+    assert euler.numbers["reach"] == pytest.approx(2, abs=0.02) and usual.numbers["reach"] > 2.7
+    assert euler.plots()[1].text != usual.plots()[1].text
+    mild, few = (
+        result("nonstandard", option=name, value=value) for name, value in (("condition", "1e2"), ("krylov", "2"))
+    )
+    assert mild.holds and mild.numbers["slow_steps"] < 1e3 < 1e6 < usual.numbers["slow_steps"]
+    assert few.holds and "with 2 Hessian products" in few.closing[0]
+    assert few.numbers["left"] > 1e3 * usual.numbers["left"] and few.numbers["products"] == 100
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)
