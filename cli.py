@@ -79,12 +79,14 @@ def suite_options() -> Iterable[inspect.Parameter]:
     for item in fields(SuiteConfig):
         flag = item.metadata["flag"] or item.name.replace("_", "-")
         flags = (f"-{flag}", f"--{item.name.rstrip('s')}") if len(flag) == 1 else (f"--{flag}",)
+        kind = kinds[item.name]
+        if bool in (kind, *get_args(kind)):
+            flags = (f"--{flag}/--no-{flag}",)
         default = "" if item.default in (None, MISSING) else item.default
-        shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
         about = " ".join([item.metadata["help"], *([f"[{item.metadata['unit']}]"] if item.metadata["unit"] else [])])
         about += f"; one of {', '.join(item.metadata['choices'])}" if item.metadata["choices"] else ""
         option = typer.Option(None, *flags, help=f"{about} (default: {shown})" if shown else about, show_default=False)
-        kind = kinds[item.name]
         kind = list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
         yield inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 
@@ -318,6 +320,9 @@ def docs(
 @app.command("bench-fixed-flops")
 @with_options(suite_options())
 def bench_fixed_flops(
+    suite_file: Annotated[
+        Path | None, typer.Option("--suite", help="Take the design from this TOML file; see suites/.", metavar="FILE")
+    ] = None,
     include_demo_certs: Annotated[
         bool, typer.Option("--include-demo-certs", help="Run the ready demos too and add their certificates.")
     ] = False,
@@ -327,10 +332,14 @@ def bench_fixed_flops(
     """Compare arms at equal operations on real text: paired seeds, equal tuning, audited budgets, a verdict per arm."""
     from nanochat.config import SuiteConfig
 
-    chosen: dict[str, Any] = {key: value for key, value in given.items() if value not in (None, [])}
-    if "arms" in chosen:
-        chosen["arms"] = tuple(chosen["arms"])
-    suite = SuiteConfig(**chosen)
+    chosen: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
+    chosen = {key: value for key, value in chosen.items() if value not in (None, ())}
+    if suite_file is None:
+        suite = SuiteConfig(**chosen)
+    else:
+        from nanochat.bench.design import read
+
+        suite = read(suite_file, chosen)
     from nanochat.bench.suite import prepare
 
     prepare(suite)  # a faulty design is refused at once: what follows imports more

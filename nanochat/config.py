@@ -103,7 +103,7 @@ class GPTConfig:
     )
     optimizer_type: str = option("adamw", "optimizer, see `mgr list`")
     mlp: str = option("relu2", "activation of the feed-forward part", choices=("relu2", "gelu", "swiglu"))
-    mlp_ratio: int = option(4, "hidden width of the feed-forward part over the model width")
+    mlp_ratio: float = option(4.0, "hidden width of the feed-forward part over the model width")
     position: str = option("rope", "position encoding of head-shaped mixers", choices=("rope", "none"))
     rope_base: float = option(10000.0, "base of the rotary frequencies")
     qk_norm: bool = option(True, "RMS-normalise queries and keys per head")
@@ -127,11 +127,11 @@ class GPTConfig:
         names = (name.strip() for name in self.attention_pattern.replace("/", ",").split(","))
         object.__setattr__(self, "attention_pattern", ",".join(names))  # one spelling, so one hash
         faults = common_faults(self)
-        sizes = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len", "mlp_ratio")
+        sizes = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len")
         _at_least(faults, self, 1, *sizes)
         _at_least(faults, self, 2, "vocab_size")
         _at_least(faults, self, 0, "logit_softcap", "ca_init_seed")
-        _positive(faults, self, "rope_base")
+        _positive(faults, self, "rope_base", "mlp_ratio")
         if self.logit_scaling == "log" and self.sequence_len < 2:
             faults.append(f"--sequence-len: got {self.sequence_len}, need at least 2 with --logit-scaling log")
         if not 0 <= self.ca_init_alpha <= 1:
@@ -173,7 +173,7 @@ class GPTConfig:
     def mlp_width(self) -> int:
         """Hidden width of the feed-forward part; SwiGLU has three matrices and takes two thirds of it."""
         width = self.mlp_ratio * self.n_embd
-        return max(1, round(width * 2 / 3)) if self.mlp == "swiglu" else width
+        return max(1, round(width * 2 / 3 if self.mlp == "swiglu" else width))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,15 +297,43 @@ class RunConfig:
 class SuiteConfig:
     """A comparison at equal operations: which arms, at what budget, judged how. Presets fill what is not given."""
 
+    question: str = option("", "what the suite asks, in a sentence; kept in every report")
     arms: tuple[str, ...] = option(
         ("standard", "tropical", "reversible"), "`NAME[,field=value]*`, repeatable; `label=` names it", flag="a"
     )
+    attention_patterns: tuple[str, ...] = option(
+        (), "a mixed model as one more arm, slashes between its mixers; repeatable", flag="attention-pattern"
+    )
     baseline: str = option("standard", "the arm that the others are compared with")
-    preset: str = option("quick", "sizes, budget and seeds", choices=("smoke", "quick", "standard"))
+    preset: str = option("quick", "sizes, budget and seeds", choices=("smoke", "quick", "standard", "overnight"))
     target_flops: float | None = option(None, "budget of one verdict run; the preset's if not given", unit="operations")
+    match: str = option(
+        "flops",
+        "what arms have in common: operations; operations and parameters, by the width of the feed-forward part; "
+        "or the seconds that the baseline's budget takes",
+        choices=("flops", "params", "time"),
+    )
+    optimizers: tuple[str, ...] = option(
+        ("adamw",), "optimizer, see `mgr list`; repeatable: every arm with each", flag="optimizer"
+    )
+    schedulers: tuple[str, ...] = option(
+        ("wsd",), "learning-rate schedule, see `mgr list`; repeatable: every arm with each", flag="scheduler"
+    )
     seeds: int | None = option(None, "paired verdict seeds per arm; the preset's if not given")
-    optimizer: str = option("adamw", "optimizer of every arm, see `mgr list`")
-    schedule: str = option("wsd", "learning-rate schedule of every arm, see `mgr list`")
+    looks: tuple[int, ...] = option(
+        (), "fewer seeds at which a clear verdict may come already; repeatable; the preset's if not given", flag="look"
+    )
+    confirm: int | None = option(None, "fresh seeds on which a WIN must hold before it is called one; 0 is off")
+    pilot: int | None = option(None, "seeds of the baseline alone that tell the noise before anything is spent")
+    shares: tuple[float, ...] = option(
+        (), "smaller budgets, as shares of the first, to compare the arms at too; repeatable", flag="share"
+    )
+    gain: bool | None = option(None, "run the baseline at half and twice the budget: what an arm is worth in compute")
+    time_axis: bool | None = option(None, "repeat the verdict at equal seconds")
+    grid: tuple[int, ...] = option(
+        (-2, -1, 0, 1, 2), "learning rates tried, as powers of two times the prior; repeatable", flag="grid"
+    )
+    undertrained_ok: bool = option(False, "accept runs of under 200 steps or under 5 tokens per parameter")
     device: str = option("cpu", "`auto`, `cpu`, `cuda` or `cuda:N`")
     jobs: int | None = option(None, "runs at a time; one per physical core if not given", unit="processes")
     data: str = option(
@@ -322,7 +350,9 @@ class SuiteConfig:
         faults = common_faults(self)
         _at_least(faults, self, 1, "jobs")
         _at_least(faults, self, 2, "seeds")
+        _at_least(faults, self, 0, "confirm", "pilot")
         _positive(faults, self, "target_flops", "sesoi")
+        faults += self._design_faults()
         if not 0 < self.alpha < 1:
             faults.append(f"--alpha: got {self.alpha:g}, need between 0 and 1")
         if self.run_id is not None and not _is_plain_name(self.run_id):
@@ -331,6 +361,24 @@ class SuiteConfig:
             faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
         if faults:
             raise ConfigError(faults)
+
+    def _design_faults(self) -> list[str]:
+        faults = [f"--look: got {look}, need at least 2" for look in self.looks if look < 2]
+        faults += [f"--share: got {share:g}, need between 0 and 1" for share in self.shares if not 0 < share < 1]
+        if len(set(self.grid)) < 3 or 0 not in self.grid:
+            faults.append(f"--grid: got {' '.join(map(str, self.grid))}, need at least three powers, 0 among them")
+        if self.pilot == 1:
+            faults.append("--pilot: got 1, need 0 or at least 2: one run has no spread")
+        for item in fields(self):
+            values = getattr(self, item.name)
+            if isinstance(values, tuple) and item.name != "arms" and len(set(values)) < len(values):
+                flag = item.metadata["flag"]
+                faults.append(f"--{flag}: got the same value twice in {' '.join(map(str, values))}, need each once")
+        return faults
+
+
+PLACES = ("run_id", "artifacts_dir", "store", "cache_dir", "jobs")
+"""Fields of :class:`SuiteConfig` that say where and how a suite runs, not what it compares."""
 
 
 def plain(config: Any) -> dict[str, Any]:

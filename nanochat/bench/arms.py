@@ -7,14 +7,16 @@
     standard,attention_pattern=standard/tropical,tropical.score=maxplus    a mixed model; a slash, as commas end fields
     standard,label=again             the same arm under another name, trained on its own (A/A)
 
-Sizes, sequence length, vocabulary, batch and optimizer belong to the suite: all arms share them. No heavy import.
+Sizes, sequence length, vocabulary, batch and optimizer belong to the suite: all arms share them. Where a suite has
+several optimizers or schedules, every arm runs with each and is compared with the baseline under the same ones.
+No heavy import.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from nanochat.architecture import attention_types, check, mechanism
@@ -26,7 +28,10 @@ from nanochat.registry import unknown
 SHARED = ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size", "optimizer_type", "attention_type", "knobs")
 """Fields of GPTConfig that an arm may not change: the suite sets them for all arms alike."""
 
-MAX_ARMS = 32
+MAX_ARMS = 128
+
+MIXED = "standard"
+"""The attention type that an arm with a pattern of its own leaves in place: the pattern decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Arm:
         overrides: fields of GPTConfig that differ from the suite's.
         knobs: options by mechanism.
         replica: keeps an A/A arm's runs apart from those of an otherwise equal arm; empty for all others.
+        optimizer, scheduler: that it is trained with.
     """
 
     label: str
@@ -48,8 +54,10 @@ class Arm:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replica: str = ""
+    optimizer: str = "adamw"
+    scheduler: str = "wsd"
 
-    def model(self, shape: Mapping[str, Any], optimizer: str) -> GPTConfig:
+    def model(self, shape: Mapping[str, Any]) -> GPTConfig:
         """The model of this arm at the shape that all arms share.
 
         Raises:
@@ -57,7 +65,7 @@ class Arm:
         """
         knobs = {name: _record(name).knobs(**values) for name, values in self.knobs.items()}
         chosen = {**shape, **self.overrides, "knobs": knobs}
-        config = GPTConfig(attention_type=self.attention_type, optimizer_type=optimizer, **chosen)
+        config = GPTConfig(attention_type=self.attention_type, optimizer_type=self.optimizer, **chosen)
         check(config)
         return config
 
@@ -68,7 +76,8 @@ def resolve(config: SuiteConfig) -> tuple[Arm, ...]:
     Raises:
         ConfigError: every fault of every arm together.
     """
-    texts = list(config.arms)
+    patterns = [f"{MIXED},attention_pattern={pattern.replace(',', '/')}" for pattern in config.attention_patterns]
+    texts = [*config.arms, *patterns]
     if not any(_label_of(text) == config.baseline or text.strip() == config.baseline for text in texts):
         texts.insert(0, config.baseline)
     faults: list[str] = []
@@ -89,6 +98,19 @@ def resolve(config: SuiteConfig) -> tuple[Arm, ...]:
         raise ConfigError(list(dict.fromkeys(faults)))
     first = [arm for arm in arms if config.baseline in (arm.label, arm.text)]
     return (first[0], *(arm for arm in arms if arm is not first[0]))
+
+
+def cross(arms: Iterable[Arm], optimizers: Iterable[str], schedulers: Iterable[str]) -> list[tuple[Arm, ...]]:
+    """Every arm with every optimizer and schedule: one group per pair, labelled by what differs between groups."""
+    optimizers, schedulers = tuple(optimizers), tuple(schedulers)
+    groups = []
+    for optimizer in optimizers:
+        for scheduler in schedulers:
+            tail = f"+{optimizer}" * (len(optimizers) > 1) + f"+{scheduler}" * (len(schedulers) > 1)
+            groups.append(
+                tuple(replace(arm, label=arm.label + tail, optimizer=optimizer, scheduler=scheduler) for arm in arms)
+            )
+    return groups
 
 
 def parse(text: str) -> Arm:
@@ -195,15 +217,13 @@ def _label_of(text: str) -> str:
     return labels[-1] if labels else text.strip()
 
 
-def models(arms: Iterable[Arm], shape: Mapping[str, Any], optimizer: str) -> dict[str, GPTConfig]:
-    """The model of every arm by label; the faults of all arms together."""
-    faults: list[str] = []
+def models(arms: Iterable[Arm], shape: Mapping[str, Any]) -> tuple[dict[str, GPTConfig], dict[str, list[str]]]:
+    """The model of every arm by label, and the faults of those that cannot be built."""
+    faults: dict[str, list[str]] = {}
     built = {}
     for arm in arms:
         try:
-            built[arm.label] = arm.model(shape, optimizer)
+            built[arm.label] = arm.model(shape)
         except ConfigError as error:
-            faults += [f"-a {arm.text}: {fault}" for fault in error.faults]
-    if faults:
-        raise ConfigError(faults)
-    return built
+            faults[arm.label] = [f"-a {arm.text}: {fault}" for fault in error.faults]
+    return built, faults

@@ -39,15 +39,20 @@ class Audit:
 
 
 def audit(
-    plan: SuitePlan, label: str, runs: Iterable[tuple[Job, Outcome | Failure]], hashes: Mapping[str, str]
+    plan: SuitePlan,
+    label: str,
+    runs: Iterable[tuple[Job, Outcome | Failure]],
+    hashes: Mapping[str, str],
+    share: float | None = 1.0,
 ) -> Audit:
-    """Check the verdict runs of one arm against the plan.
+    """Check the runs of one arm and stage against the plan.
 
     Args:
         plan: what was promised.
         label: the arm.
-        runs: all of its verdict runs, diverged and failed ones too.
+        runs: all of them, diverged and failed ones too.
         hashes: ``data_hash``, ``tokenizer_hash`` and ``eval_hash`` of the suite's data.
+        share: of the budget that each must have spent; None where seconds were equal instead.
     """
     faults: list[str] = []
     budget_errors, ledger_errors, busy = [0.0], [0.0], False
@@ -61,13 +66,15 @@ def audit(
         faults += [f"seed {job.seed}: {fault}" for fault in _same_size(plan, label, outcome)]
         if outcome.diverged:
             continue
-        used = outcome.flops_used / plan.budget - 1
+        planned = job.steps * plan.step_flops(label) if share is None else share * plan.budget
+        used = outcome.flops_used / planned - 1
         counted = outcome.counted_flops / outcome.flops_used - 1
         budget_errors.append(abs(used))
         ledger_errors.append(abs(counted))
         busy |= outcome.cpu_seconds < BUSY * outcome.wall_seconds
-        if abs(used) > BUDGET_TOLERANCE:
-            faults.append(f"seed {job.seed}: used {1 + used:.3f} of the budget, need 1 +- {BUDGET_TOLERANCE}")
+        allowed = max(BUDGET_TOLERANCE, 0.51 / job.steps)  # no run is nearer than half a step
+        if abs(used) > allowed:
+            faults.append(f"seed {job.seed}: used {1 + used:.3f} of the budget, need 1 +- {allowed:.2g}")
         if outcome.steps != job.steps:
             faults.append(f"seed {job.seed}: took {outcome.steps} steps, planned {job.steps}")
         if abs(counted) > LEDGER_TOLERANCE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -110,14 +111,15 @@ def interaction(small: Floats, large: Floats) -> tuple[float, float]:
         small, large: (n,) paired differences at the smaller and at the larger budget, same seeds.
     """
     change = large - small
-    return float(change.mean()), float(paired_p(change.mean(), change.std(ddof=1), len(change)))
+    return float(change.mean()), float(paired_p(np.asarray(change.mean()), np.asarray(change.std(ddof=1)), len(change)))
 
 
 def divergence_p(ours: int, theirs: int, seeds: int) -> float:
     """Fisher's exact two-sided p that ``ours`` of ``seeds`` runs diverge as often as ``theirs`` of the baseline's."""
     from scipy.stats import fisher_exact
 
-    return float(fisher_exact([[ours, seeds - ours], [theirs, seeds - theirs]]).pvalue)
+    p: Any = fisher_exact([[ours, seeds - ours], [theirs, seeds - theirs]])[1]  # scipy's result has no stated types
+    return float(p)
 
 
 def rank_p(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float:

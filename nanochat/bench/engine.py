@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.architecture import plan as architecture_plan
-from nanochat.bench.executor import Executor, InProcess, Workers
+from nanochat.bench.executor import Executor, InProcess, Workers, physical_cores
 from nanochat.bench.jobs import Failure, Job, Trainer, dataset_of
 from nanochat.bench.observe import Observer
 from nanochat.bench.store import Outcome, Store, key_of
-from nanochat.bench.suite import SuitePlan, prepare, run_facts
-from nanochat.bench.tuning import RUNGS, Trial, Tuned, search
+from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare, run_facts
+from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, search
 from nanochat.config import ConfigError, RunConfig, SuiteConfig
 from nanochat.optim import OPTIMIZERS
 from nanochat.schedule import SCHEDULES
 
 if TYPE_CHECKING:
+    from nanochat.bench.judge import Judge
     from nanochat.bench.verdicts import Run, Verdicts
+
+TUNING, PILOT, TIMING = "tuning", "pilot", "timing"
+TIMED_STEPS = 12
+
+Results = Mapping[str, Outcome | Failure]
 
 
 def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer | None = None) -> Verdicts:
@@ -43,25 +50,31 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     observer = view or Observer()
     plan = prepare(config)
     directory, store = _places(plan)
-    from nanochat.bench.verdicts import Verdicts, judge  # numpy and scipy: not before the design is accepted
+    from nanochat.bench.judge import Judge  # numpy and scipy: not before the design is accepted
+    from nanochat.bench.verdicts import Verdicts
 
     plan = _with_text(plan, observer)
     observer.planned(plan)
     try:
         suite = _Suite(plan, store, observer)
         with _executor(suite, trainer) as executor:
+            forecast = suite.preflight(executor)
             tuned = suite.tune(executor)
-            runs = suite.verdict_runs(executor, tuned)
+            judge = Judge(suite.plan, suite.data_hashes)
+            suite.verdict_runs(executor, tuned, judge)
+            suite.further_runs(executor, tuned, judge)
+        runs = {label: (*suite.others[label], *_all(judge, label)) for label in plan.labels}
         verdicts = Verdicts(
-            plan=plan,
-            arms=judge(plan, runs, tuned, suite.data_hashes),
-            runs={label: (*suite.trials[label], *runs[label]) for label in runs},
+            plan=suite.plan,
+            arms=tuple(judge.verdict(label, tuned) for label in plan.labels),
+            runs=runs,
             directory=directory,
             wall_seconds=time.monotonic() - begin,
             trained=suite.trained,
             served=suite.served,
-            core_seconds=suite.core_seconds(runs),
+            core_seconds=_core_seconds(runs),
             provenance=suite.provenance(),
+            forecast=forecast,
         )
     finally:
         observer.stop()
@@ -71,13 +84,25 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     return verdicts
 
 
+def _all(judge: Judge, label: str) -> list[Run]:
+    return [run for stage in judge.runs[label].values() for run in stage]
+
+
+def _core_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
+    """Processor seconds in the training loops of all runs that the report rests on."""
+    every = {job.key: outcome for each in runs.values() for job, outcome in each}
+    return sum(outcome.cpu_seconds for outcome in every.values() if not isinstance(outcome, Failure))
+
+
 def _executor(suite: _Suite, trainer: Trainer | None) -> AbstractContextManager[Executor]:
     if trainer is not None:
         return nullcontext(InProcess(suite.store, suite.observer, trainer))
-    config = suite.plan.config
-    # Runs that share an accelerator would only slow each other down.
-    count = 1 if config.jobs is None and config.device.startswith("cuda") else config.jobs
-    return Workers(suite.store, suite.observer, count)
+    return Workers(suite.store, suite.observer, _workers(suite.plan.config))
+
+
+def _workers(config: SuiteConfig) -> int:
+    """Runs at a time. Runs that share an accelerator would only slow each other down."""
+    return config.jobs or (1 if config.device.startswith("cuda") else len(physical_cores()))
 
 
 def _places(plan: SuitePlan) -> tuple[Path, Store]:
@@ -110,12 +135,12 @@ class _Suite:
     plan: SuitePlan
     store: Store
     observer: Observer
-    trials: dict[str, list[Run]] = field(default_factory=dict)
+    others: dict[str, list[Run]] = field(default_factory=dict)
     trained: int = 0
     served: int = 0
 
     def __post_init__(self) -> None:
-        self.trials = {arm.label: [] for arm in self.plan.arms}
+        self.others = {label: [] for label in self.plan.labels}
         vocabulary = self.plan.models[self.plan.baseline.label].vocab_size
         self._datasets = {data: dataset_of(data, vocabulary) for data in (self.plan.data, self.plan.tuning_data)}
         self._code = {arm.label: _code_hash(self.plan, arm.label) for arm in self.plan.arms}
@@ -132,18 +157,20 @@ class _Suite:
             "eval_hash": dataset.eval_set.hash,
         }
 
-    def job(self, label: str, seed: int, rate: float, share: float, *, tuning: bool) -> Job:
+    def job(self, label: str, stage: str, seed: int, rate: float, steps: int) -> Job:
         """One run with its address in the store."""
-        arm = next(arm for arm in self.plan.arms if arm.label == label)
-        run: RunConfig = self.plan.run_config(label, seed, rate, share, tuning=tuning)
+        cheap = stage in (TUNING, TIMING)
+        run: RunConfig = self.plan.run_config(label, seed, rate, steps, tuning=cheap)
         fixed = {"code_hash": self._code[label], "torch": metadata.version("torch")}
-        facts = run_facts(run, arm.replica, {**self._hashes(tuning=tuning), **fixed})
-        return Job(key_of(facts), label, "tuning" if tuning else "verdict", run, facts)
+        # A step is timed once per machine; everything else has the same result on all of them.
+        replica = f"timing on {platform.node()}" if stage == TIMING else self.plan.arm(label).replica
+        facts = run_facts(run, replica, {**self._hashes(tuning=cheap), **fixed})
+        return Job(key_of(facts), label, stage, run, facts)
 
-    def obtain(self, phase: str, jobs: Sequence[Job], executor: Executor) -> Mapping[str, Outcome | Failure]:
+    def obtain(self, phase: str, jobs: Sequence[Job], executor: Executor) -> Results:
         """Results of all jobs: from the store where they are, else trained."""
         stored = {job.key: outcome for job in jobs if (outcome := self.store.load(job.key)) is not None}
-        missing = [job for job in jobs if job.key not in stored]
+        missing = list({job.key: job for job in jobs if job.key not in stored}.values())
         self.observer.phase(phase, jobs, len(missing))
         for job in jobs:
             if job.key in stored:
@@ -153,46 +180,182 @@ class _Suite:
         self.trained += len(trained)
         return {**stored, **trained}
 
+    def preflight(self, executor: Executor) -> tuple[str, ...]:
+        """What the suite will cost and what it can see, told before it is spent."""
+        config = self.plan.config
+        if not self.plan.pilot_seeds and config.match != "time" and not self.plan.preset.time_axis:
+            return ()
+        seconds = self._time_steps(executor)
+        if config.match == "time":
+            self.plan = self._equal_seconds(seconds)
+        lines = [self._price(seconds)] if seconds else []
+        if self.plan.pilot_seeds:
+            lines.append(self._sight(executor))
+        for line in lines:
+            self.observer.note(line)
+        return tuple(lines)
+
+    def _time_steps(self, executor: Executor) -> dict[str, float]:
+        """Median seconds of a step by label, from a few steps of every arm."""
+        jobs = [
+            self.job(label, TIMING, self.plan.tuning_seeds[0], self.plan.centre(label), TIMED_STEPS)
+            for label in self.plan.labels
+        ]
+        found = self.obtain("timing steps", jobs, executor)
+        done = {job.label: found[job.key] for job in jobs}
+        return {label: each.step_seconds for label, each in done.items() if not isinstance(each, Failure)}
+
+    def _equal_seconds(self, seconds: Mapping[str, float]) -> SuitePlan:
+        """The plan with as many steps of each contender as take the time of its baseline's."""
+        steps = dict(self.plan.steps)
+        for label, base in self.plan.against.items():
+            if label in seconds and base in seconds:
+                steps[label] = max(1, round(steps[base] * seconds[base] / seconds[label]))
+        return replace(self.plan, steps=steps)
+
+    def _price(self, seconds: Mapping[str, float]) -> str:
+        preset = self.plan.preset
+        tuning = len(self.plan.tuning_seeds) * (len(self.plan.config.grid) * RUNGS[0][0] + RUNGS[0][1] * RUNGS[1][0])
+        runs = tuning + len(self.plan.seeds) * (1 + sum(preset.shares) + preset.time_axis)
+        gain = len(self.plan.seeds) * sum(GAIN_SHARES) * preset.gain
+        total = sum(
+            (runs + (gain if label in self.plan.baselines else 0)) * self.plan.steps[label] * each
+            for label, each in seconds.items()
+        )
+        workers = _workers(self.plan.config)
+        slowest = max(seconds, key=lambda label: self.plan.steps[label] * seconds[label])
+        longest = self.plan.steps[slowest] * seconds[slowest]
+        pairs = f"; every WIN adds {preset.confirm} pairs to confirm it" if preset.confirm else ""
+        return (
+            f"about {_duration(total / workers)} on {workers} worker{'s' * (workers > 1)}, the longest run being "
+            f"{slowest} with {_duration(longest)}{pairs}"
+        )
+
+    def _sight(self, executor: Executor) -> str:
+        """The pilot: how far equal runs lie apart, hence which differences this many seeds can see."""
+        from nanochat.bench.statistics import detectable_effect
+
+        label = self.plan.baseline.label
+        rate = carried(self.plan.centre(label), 1.0)
+        jobs = [self.job(label, PILOT, seed, rate, self.plan.steps[label]) for seed in self.plan.pilot_seeds]
+        found = self.obtain("pilot", jobs, executor)
+        self._keep(jobs, found)
+        scores = [_loss(found[job.key]) for job in jobs]
+        mean = sum(scores) / len(scores)
+        if not math.isfinite(mean):
+            return "the pilot diverged at the optimizer's prior rate: what these seeds can see is not known beforehand"
+        sd = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
+        alpha = self.plan.config.alpha / len(self.plan.contenders)
+        least = detectable_effect(len(self.plan.seeds), alpha) * sd * math.sqrt(2)
+        return (
+            f"pilot of {len(scores)} seeds: standard deviation {sd:.4f}, so that {len(self.plan.seeds)} seeds see "
+            f"{least:.3f} bits per byte or more with 80 % power, less where pairing helps (of interest: "
+            f"{self.plan.config.sesoi:g})"
+        )
+
+    def _keep(self, jobs: Iterable[Job], results: Results) -> None:
+        for job in jobs:
+            self.others[job.label].append((job, results[job.key]))
+
     def tune(self, executor: Executor) -> dict[str, Tuned]:
         """The same search for every arm."""
+        centres = {label: self.plan.centre(label) for label in self.plan.labels}
 
         def score(trials: Sequence[Trial]) -> dict[Trial, float]:
             jobs = {
                 trial: self.job(
                     trial.label,
+                    TUNING,
                     trial.seed,
-                    self.plan.centre * 2.0**trial.point,
-                    RUNGS[trial.rung][0],
-                    tuning=True,
+                    centres[trial.label] * 2.0**trial.point,
+                    self.plan.steps_at(trial.label, RUNGS[trial.rung][0]),
                 )
                 for trial in trials
             }
             results = self.obtain(f"learning rates, rung {trials[0].rung + 1}", list(jobs.values()), executor)
-            for trial, job in jobs.items():
-                self.trials[trial.label].append((job, results[job.key]))
+            self._keep(jobs.values(), results)
             return {trial: _loss(results[job.key]) for trial, job in jobs.items()}
 
-        return search([arm.label for arm in self.plan.arms], self.plan.centre, self.plan.tuning_seeds, score)
+        return search(centres, self.plan.tuning_seeds, score, self.plan.config.grid)
 
-    def verdict_runs(self, executor: Executor, tuned: Mapping[str, Tuned]) -> dict[str, tuple[Run, ...]]:
-        """One run per arm and seed at the full budget."""
+    def _stage(
+        self,
+        executor: Executor,
+        judge: Judge,
+        stage: str,
+        planned: Mapping[str, tuple[Sequence[int], float, int]],
+        phase: str = "",
+    ) -> None:
+        """Run a stage: seeds, rate and steps by label, and hand the results to the judge."""
         jobs = {
-            arm.label: [self.job(arm.label, seed, tuned[arm.label].rate, 1.0, tuning=False) for seed in self.plan.seeds]
-            for arm in self.plan.arms
+            label: [self.job(label, stage, seed, rate, steps) for seed in seeds]
+            for label, (seeds, rate, steps) in planned.items()
         }
-        results = self.obtain("verdict runs", [job for each in jobs.values() for job in each], executor)
-        return {label: tuple((job, results[job.key]) for job in each) for label, each in jobs.items()}
+        found = self.obtain(phase or stage, [job for each in jobs.values() for job in each], executor)
+        for label, each in jobs.items():
+            judge.add(label, stage, [(job, found[job.key]) for job in each])
 
-    def core_seconds(self, runs: Mapping[str, Sequence[Run]]) -> float:
-        """Processor seconds in the training loops of all runs that the report rests on."""
-        every = [outcome for each in (*self.trials.values(), *runs.values()) for _, outcome in each]
-        return sum(outcome.cpu_seconds for outcome in every if not isinstance(outcome, Failure))
+    def _with_baselines(self, labels: Iterable[str]) -> list[str]:
+        wanted = set(labels)
+        wanted |= {self.plan.against[label] for label in wanted if label in self.plan.against}
+        return [label for label in self.plan.labels if label in wanted]
+
+    def verdict_runs(self, executor: Executor, tuned: Mapping[str, Tuned], judge: Judge) -> None:
+        """Runs at the full budget, judged at every look while an arm is open; then the wins again on fresh seeds."""
+        from nanochat.bench.judge import CONFIRMATION, VERDICT
+
+        plan = self.plan
+        for number, seeds in enumerate(plan.looks):
+            wanted = plan.labels if number == 0 else self._with_baselines(judge.open)
+            if not wanted:
+                break
+            planned = {label: (plan.seeds[:seeds], tuned[label].rate, plan.steps[label]) for label in wanted}
+            phase = "verdict runs" if len(plan.looks) == 1 else f"verdict runs, {seeds} seeds"
+            self._stage(executor, judge, VERDICT, planned, phase)
+            judge.look(seeds)
+        again = self._with_baselines(judge.wins if plan.confirmation_seeds else ())
+        if again:
+            planned = {label: (plan.confirmation_seeds, tuned[label].rate, plan.steps[label]) for label in again}
+            self._stage(executor, judge, CONFIRMATION, planned)
+
+    def further_runs(self, executor: Executor, tuned: Mapping[str, Tuned], judge: Judge) -> None:
+        """Smaller budgets, the baseline's curve, equal seconds: as far as they were asked for."""
+        from nanochat.bench.judge import EQUAL_TIME, VERDICT, share_stage
+
+        plan = self.plan
+
+        def at(share: float, labels: Iterable[str]) -> dict[str, tuple[Sequence[int], float, int]]:
+            seeds = {label: plan.seeds[: len(judge.runs[label][VERDICT])] for label in labels}
+            return {label: (seeds[label], tuned[label].at(share), plan.steps_at(label, share)) for label in seeds}
+
+        for share in plan.preset.shares:
+            self._stage(executor, judge, share_stage(share), at(share, plan.labels))
+        for share in GAIN_SHARES if plan.preset.gain else ():
+            self._stage(executor, judge, share_stage(share), at(share, plan.baselines))
+        if plan.preset.time_axis:
+            seconds = {label: timed for label in plan.labels if (timed := judge.timing(label)[0]) is not None}
+            steps = self._equal_seconds(seconds).steps
+            planned = {
+                label: (seeds, tuned[label].at(steps[label] / plan.steps[label]), steps[label])
+                for label, (seeds, _, _) in at(1.0, [label for label in plan.labels if label in seconds]).items()
+            }
+            self._stage(executor, judge, EQUAL_TIME, planned)
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers depend on besides the configuration."""
         from nanochat.record import environment
 
         return {"environment": environment(), "hashes": self.data_hashes, "code": self._code}
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _loss(outcome: Outcome | Failure) -> float:
@@ -203,11 +366,7 @@ def _code_hash(plan: SuitePlan, label: str) -> str:
     """Of the trainer and of the mechanisms, optimizer and schedule that this arm names."""
     from nanochat.bench.code import code_hash
 
+    arm = plan.arm(label)
     built = architecture_plan(plan.models[label])
-    records = (
-        built.block,
-        *built.mixers,
-        OPTIMIZERS.get(plan.config.optimizer),
-        SCHEDULES.get(plan.config.schedule),
-    )
+    records = (built.block, *built.mixers, OPTIMIZERS.get(arm.optimizer), SCHEDULES.get(arm.scheduler))
     return code_hash(["nanochat.train", *(record.module for record in records)])

@@ -87,6 +87,7 @@ def render(draw: Callable[[Axes], None], height: float, title: str) -> str:
 def forest(verdicts: Verdicts) -> str:
     """Difference to the baseline with its simultaneous interval, one row per arm, and the band of no interest."""
     arms = verdicts.contenders
+    colours = {arm.label: colour(number) for number, arm in enumerate(verdicts.arms)}
     sesoi = verdicts.plan.config.sesoi
 
     def draw(axes: Axes) -> None:
@@ -96,8 +97,8 @@ def forest(verdicts: Verdicts) -> str:
             if arm.difference is None or arm.low is None or arm.high is None:
                 axes.text(0, row, f"  {arm.verdict}", va="center")
                 continue
-            axes.plot([arm.low, arm.high], [row, row], color=colour(row + 1), linewidth=2.2, solid_capstyle="butt")
-            axes.plot(arm.difference, row, "o", color=colour(row + 1), markersize=6)
+            axes.plot([arm.low, arm.high], [row, row], color=colours[arm.label], linewidth=2.2, solid_capstyle="butt")
+            axes.plot(arm.difference, row, "o", color=colours[arm.label], markersize=6)
         axes.set_yticks(range(len(arms)), [short(arm.label) for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xlabel("Δ bits per byte (left is better)")
@@ -110,7 +111,9 @@ def paired_seeds(verdicts: Verdicts) -> str:
     arms = verdicts.arms
 
     def draw(axes: Axes) -> None:
-        values = np.array([[math.nan if bpb is None else bpb for bpb in arm.bpb] for arm in arms])
+        most = max(len(arm.bpb) for arm in arms)
+        rows = ([math.nan if bpb is None else bpb for bpb in arm.bpb] for arm in arms)
+        values = np.array([row + [math.nan] * (most - len(row)) for row in rows])  # a decided arm has fewer seeds
         for seed in range(values.shape[1]):
             axes.plot(range(len(arms)), values[:, seed], color=FAINT, linewidth=0.7, zorder=1)
         for index in range(len(arms)):
@@ -163,11 +166,14 @@ def _band(runs: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 def learning_rates(verdicts: Verdicts) -> str:
     """Mean held-out score of every rate tried; the ring marks the choice."""
-    centre = verdicts.plan.centre
+    plan = verdicts.plan
     last = len(RUNGS) - 1
 
     def draw(axes: Axes) -> None:
+        tried: set[float] = set()
         for index, arm in enumerate(verdicts.arms):
+            centre = plan.centre(arm.label)
+            tried |= {centre * 2.0**point for point in arm.tuned.scores[0]}
             for rung, style in ((0, ":"), (last, "-")):
                 points = [(centre * 2.0**at, bpb) for at, bpb in arm.tuned.scores[rung].items() if math.isfinite(bpb)]
                 if points:
@@ -177,9 +183,8 @@ def learning_rates(verdicts: Verdicts) -> str:
                 axes.plot(
                     centre * 2.0**arm.tuned.point, best, "o", color=colour(index), fillstyle="none", markersize=10
                 )
-        tried = sorted({centre * 2.0**point for arm in verdicts.arms for point in arm.tuned.scores[0]})
         axes.set_xscale("log", base=2)
-        shown = tried[:: 1 if len(tried) <= MOST_TICKS else 2]
+        shown = sorted(tried)[:: -(-len(tried) // MOST_TICKS)]
         axes.set_xticks(shown, [f"{rate:.2g}" for rate in shown])
         axes.minorticks_off()
         axes.set_xlabel("peak learning rate")

@@ -7,7 +7,7 @@ from html import escape
 
 from nanochat.bench import figures
 from nanochat.bench.report import HEADINGS, busy_note, command, headlines, number, row, word
-from nanochat.bench.verdicts import ArmVerdict, Verdicts, excess
+from nanochat.bench.verdicts import ArmVerdict, Comparison, Verdicts, excess
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --soft: #5a6370; --faint: #c9ced6; --card: #f5f6f8;
@@ -45,7 +45,8 @@ def page(verdicts: Verdicts) -> str:
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{len(plan.arms)} arms at {plan.budget:.3g} operations each, {len(plan.seeds)} paired seeds, '
-        f"baseline {escape(plan.baseline.label)}. Lower bits per byte is better.</p>",
+        f"baseline {escape(', '.join(plan.baselines))}. Lower bits per byte is better.</p>",
+        *([f"<p>{escape(plan.config.question)}</p>"] if plan.config.question else []),
         "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in headlines(verdicts)) + "</ul>",
         verdict_table(verdicts),
         f'<p class="soft">Δ is the mean over seeds of arm minus baseline at the same seed, with a simultaneous '
@@ -57,6 +58,10 @@ def page(verdicts: Verdicts) -> str:
         pictures(verdicts),
         "<h2>Statistics</h2>",
         statistics_table(verdicts),
+        "<h2>Effects</h2>",
+        effects_table(verdicts),
+        '<p class="soft">Worth in compute: times its operations that the baseline needs for the same loss; * outside '
+        "of the budgets it was run at. C: the full budget. Not corrected for their number; secondary.</p>",
         "<h2>Learning rates</h2>",
         tuning_table(verdicts),
         "<h2>Audits</h2>",
@@ -127,11 +132,22 @@ def pictures(verdicts: Verdicts) -> str:
 
 def statistics_table(verdicts: Verdicts) -> str:
     """Numbers behind the verdicts."""
-    headings = ("arm", "sd of Δ", "paired t p", "sign-flip p", "TIE p", "detectable at 80 %", "parameters", "note")
+    headings = (
+        "arm",
+        "seeds",
+        "sd of Δ",
+        "paired t p",
+        "sign-flip p",
+        "TIE p",
+        "detectable at 80 %",
+        "parameters",
+        "note",
+    )
 
     def cells(arm: ArmVerdict) -> list[str]:
         return [
             escape(arm.label),
+            str(len(arm.bpb)),
             number(arm.sd, ".4f"),
             number(arm.p, ".2g"),
             number(arm.p_sign_flip, ".2g"),
@@ -142,6 +158,36 @@ def statistics_table(verdicts: Verdicts) -> str:
         ]
 
     return table(headings, map(cells, verdicts.arms))
+
+
+def effects_table(verdicts: Verdicts) -> str:
+    """How much the differences are, in other units, and what happens elsewhere."""
+    headings = (
+        *("arm", "Δ / sd", "beats it on a fresh seed", "Δ for new documents too", "worth in compute"),
+        *("confirmed", *(f"at {share:g} C" for share in verdicts.plan.preset.shares), "at equal seconds"),
+    )
+
+    def cells(arm: ArmVerdict) -> list[str]:
+        told = arm.effects
+        gain = None if told is None else told.gain
+        spread = None if told is None else told.documents
+        return [
+            escape(arm.label),
+            number(None if told is None else told.standardised, "+.2f"),
+            number(None if told is None else told.fresh_seed, ".0%"),
+            "" if spread is None else f"[{spread[0]:+.4f}, {spread[1]:+.4f}]",
+            "" if gain is None else f"{gain.factor:.2f}x [{gain.low:.2f}, {gain.high:.2f}]{'*' * gain.extrapolated}",
+            brief(arm.confirmation),
+            *(brief(arm.shares.get(share)) for share in verdicts.plan.preset.shares),
+            brief(arm.time),
+        ]
+
+    return table(headings, map(cells, verdicts.contenders))
+
+
+def brief(found: Comparison | None) -> str:
+    """A further comparison in one cell."""
+    return "" if found is None else f"{found.verdict} {number(found.difference, '+.4f')}".rstrip()
 
 
 def tuning_table(verdicts: Verdicts) -> str:
@@ -187,6 +233,9 @@ def provenance(verdicts: Verdicts) -> str:
     hashes = verdicts.provenance["hashes"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     entries = {
+        "design": plan.design,
+        **({"left out": "; ".join(f"{label}: {why}" for label, why in plan.excluded.items())} if plan.excluded else {}),
+        **({"told beforehand": "; ".join(verdicts.forecast)} if verdicts.forecast else {}),
         "size": plan.size,
         "text": f"{plan.data.data}, {plan.data.eval_documents} held-out passages of {plan.data.eval_bytes} bytes",
         "corpus": hashes["data_hash"],
@@ -196,9 +245,10 @@ def provenance(verdicts: Verdicts) -> str:
         "commit": machine["commit"] or "not a checkout",
         "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['platform']}",
         "software": f"Python {machine['python']}, {versions}",
-        "optimizer": f"{plan.config.optimizer}, schedule {plan.config.schedule}",
+        "optimizer": f"{', '.join(plan.config.optimizers)}, schedule {', '.join(plan.config.schedulers)}",
         "verdict seeds": ", ".join(map(str, plan.seeds)),
         "tuning seeds": ", ".join(map(str, plan.tuning_seeds)),
+        **({"fresh seeds": ", ".join(map(str, plan.confirmation_seeds))} if plan.confirmation_seeds else {}),
         "cost": f"{verdicts.core_seconds:.0f} core seconds of training; this call took {verdicts.wall_seconds:.0f} s, "
         f"trained {verdicts.trained} runs and found {verdicts.served} in the store",
         "started": machine["started"],

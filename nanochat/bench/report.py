@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from nanochat.bench.jobs import Failure, Job
@@ -37,11 +37,13 @@ def command(config: SuiteConfig) -> str:
         value = getattr(config, item.name)
         if value == item.default:
             continue
-        if isinstance(value, tuple):
-            words += [word for entry in value for word in (f"-{item.metadata['flag']}", entry)]
+        flag = item.metadata["flag"] or item.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            text = format(value, ".12g") if isinstance(value, float) else str(value)
-            words += [f"--{item.name.replace('_', '-')}", text]
+            for entry in value if isinstance(value, tuple) else (value,):
+                text = format(entry, ".12g") if isinstance(entry, float) else str(entry)
+                words += [f"-{flag}" if len(flag) == 1 else f"--{flag}", text]
     return shlex.join(words)
 
 
@@ -54,16 +56,23 @@ def summary(verdicts: Verdicts) -> dict[str, Any]:
         "command": command(plan.config),
         "baseline": plan.baseline.label,
         "preset": plan.config.preset,
+        "question": plan.config.question,
+        "design": plan.design,
+        "match": plan.config.match,
         "valid": verdicts.valid,
         "budget": plan.budget,
         "sesoi": plan.config.sesoi,
         "alpha": plan.config.alpha,
         "seeds": list(plan.seeds),
+        "looks": list(plan.looks),
+        "confirmation_seeds": list(plan.confirmation_seeds),
+        "excluded": dict(plan.excluded),
+        "forecast": list(verdicts.forecast),
         "tuning_seeds": list(plan.tuning_seeds),
         "size": plan.size,
         "batch_size": plan.batch_size,
-        "optimizer": plan.config.optimizer,
-        "schedule": plan.config.schedule,
+        "optimizers": list(plan.config.optimizers),
+        "schedulers": list(plan.config.schedulers),
         "data": plain(plan.data),
         "hashes": dict(verdicts.provenance["hashes"]),
         "arms": [_arm(verdicts, arm) for arm in verdicts.arms],
@@ -77,21 +86,28 @@ def summary(verdicts: Verdicts) -> dict[str, Any]:
 def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
     plan = verdicts.plan
     same = (
-        "label verdict note mean difference low high sd p p_holm p_sign_flip p_tie detectable seeds_needed steps "
-        "parameters operations step_seconds seconds time_ratio peak_bytes"
+        "label against verdict note mean difference low high sd p p_adjusted p_sign_flip p_tie detectable seeds_needed "
+        "steps parameters operations step_seconds seconds time_ratio peak_bytes"
     )
     return {
         **{name: getattr(arm, name) for name in same.split()},
+        "optimizer": plan.arm(arm.label).optimizer,
+        "scheduler": plan.arm(arm.label).scheduler,
+        "flags": list(arm.flags),
         "bpb": list(arm.bpb),
         "differences": list(arm.differences),
         "mean_interval": None if arm.mean_interval is None else list(arm.mean_interval),
+        "effects": None if arm.effects is None else asdict(arm.effects),
+        "confirmation": None if arm.confirmation is None else asdict(arm.confirmation),
+        "shares": {f"{share:g}": asdict(found) for share, found in arm.shares.items()},
+        "time": None if arm.time is None else asdict(arm.time),
         "model": plain(plan.models[arm.label]),
         "ledger": {
             "step_flops": plan.step_flops(arm.label),
             "forward_per_token": plan.ledgers[arm.label].forward.total,
             "training_per_token": plan.ledgers[arm.label].training.total,
         },
-        "tuning": _tuning(arm.tuned, plan.centre),
+        "tuning": _tuning(arm.tuned, plan.centre(arm.label)),
         "audit": {
             "faults": list(arm.audit.faults),
             "runs": arm.audit.runs,
@@ -144,7 +160,14 @@ def _run(job: Job, outcome: Outcome | Failure) -> dict[str, Any]:
     }
 
 
-HEADINGS = ("arm", "verdict", "Δ bpb", "interval", "bpb", "Holm p", "seeds needed", "step time")
+FLAGS = {
+    "negligible": "negligible",
+    "fragile": "FRAGILE",
+    "budget": "ranking not stable in budget",
+    "time": "not at equal time",
+}
+
+HEADINGS = ("arm", "verdict", "Δ bpb", "interval", "bpb", "p", "seeds needed", "step time")
 
 
 def row(arm: ArmVerdict) -> tuple[str, ...]:
@@ -155,15 +178,15 @@ def row(arm: ArmVerdict) -> tuple[str, ...]:
         number(arm.difference, "+.4f"),
         "" if arm.low is None or arm.high is None else f"[{arm.low:+.4f}, {arm.high:+.4f}]",
         number(arm.mean, ".4f"),
-        "" if arm.p_holm is None else f"{arm.p_holm:.2g}",
+        number(arm.p_adjusted, ".2g"),
         needed(arm),
         time_text(arm),
     )
 
 
 def word(arm: ArmVerdict) -> str:
-    """The verdict; a WIN or LOSS smaller than the smallest effect of interest says so."""
-    return f"{arm.verdict} (negligible)" if arm.note == "negligible" else arm.verdict
+    """The verdict and what qualifies it."""
+    return f"{arm.verdict} ({', '.join(FLAGS[flag] for flag in arm.flags)})" if arm.flags else arm.verdict
 
 
 def needed(arm: ArmVerdict) -> str:
@@ -186,10 +209,10 @@ def headlines(verdicts: Verdicts) -> list[str]:
     sentences = []
     for arm in verdicts.contenders:
         note = f" ({arm.note})" if arm.note else ""
-        sentence = f"{arm.label}: {arm.verdict}{note}"
+        sentence = f"{arm.label}: {word(arm)}{note}"
         if arm.difference is not None and arm.low is not None and arm.high is not None:
             sentence += f", {arm.difference:+.4f} [{arm.low:+.4f}, {arm.high:+.4f}] bits per byte"
-        sentences.append(f"{sentence} against {verdicts.baseline.label}.")
+        sentences.append(f"{sentence} against {arm.against}.")
     return sentences
 
 

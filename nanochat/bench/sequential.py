@@ -21,10 +21,13 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from nanochat.bench.statistics import MIN_SEEDS, Floats, equivalence_p, paired_p
 
-NODES = 96
-"""Gauss-Legendre nodes across the band; crossing probabilities are then exact to 1e-10."""
+NODES = 64
+"""Gauss-Legendre nodes across the band; crossing probabilities are then exact to 1e-8 (tested)."""
 
 HALVINGS = 50
+
+TINY = 1e-200
+"""Stands for a p that underflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Look:
         mean, sd: of the paired differences so far, bits per byte.
         low, high: repeated simultaneous intervals: they cover all means at all looks at level 1 - alpha.
         p, p_tie: unadjusted, of the difference and of equivalence within +-sesoi.
+        p_adjusted: of the difference, over all looks and arms: the least alpha at which it would be called.
     """
 
     verdict: tuple[str, ...]
@@ -45,6 +49,7 @@ class Look:
     high: Floats
     p: Floats
     p_tie: Floats
+    p_adjusted: Floats
 
 
 @cache
@@ -72,7 +77,7 @@ def cutoffs(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
 
 def _crossing(looks: Sequence[int], band: float) -> float:
     """Chance that a random walk with unit normal steps is outside +-``band`` at one of the looks."""
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes, weights = _quadrature(NODES)
     places, weights = nodes * band, weights * band
     density = np.exp(-(places**2) / (2 * looks[0])) / np.sqrt(2 * np.pi * looks[0])
     crossed = 2 * ndtr(-band / np.sqrt(looks[0]))
@@ -83,6 +88,11 @@ def _crossing(looks: Sequence[int], band: float) -> float:
         steps = (places[:, None] - places[None, :]) / spread
         density = np.exp(-(steps**2) / 2) @ mass / (spread * np.sqrt(2 * np.pi))
     return float(crossed)
+
+
+@cache
+def _quadrature(nodes: int) -> tuple[Floats, Floats]:
+    return np.polynomial.legendre.leggauss(nodes)
 
 
 def examine(
@@ -102,29 +112,32 @@ def examine(
         decided: of these, how many WINs and LOSSes earlier looks found.
     """
     count, n = differences.shape
-    number = looks.index(n)
     mean, sd = differences.mean(-1), differences.std(-1, ddof=1)
     p, p_tie = paired_p(mean, sd, n), equivalence_p(mean, sd, n, sesoi)
+    adjusted = _step_down(overall(p, n, looks), family - decided)
+    alike = _step_down(overall(np.minimum(1.0, 2 * p_tie), n, looks) / 2, family)
     words = [""] * count
-    if n >= MIN_SEEDS:
-        different = _step_down(p, number, looks, alpha, family - decided)
-        alike = _step_down(p_tie, number, looks, 2 * alpha, family - decided, sides=1)
-        for arm in range(count):
-            if different[arm]:
-                words[arm] = "WIN" if mean[arm] < 0 else "LOSS"
-            elif alike[arm]:
-                words[arm] = "TIE"
-    half = stdtrit(n - 1, 1 - cutoffs(looks, alpha / family)[number] / 2) * sd / np.sqrt(n)
-    return Look(tuple(words), mean, sd, mean - half, mean + half, p, p_tie)
+    for arm in range(count if n >= MIN_SEEDS else 0):
+        if adjusted[arm] <= alpha:
+            words[arm] = "WIN" if mean[arm] < 0 else "LOSS"
+        elif alike[arm] <= alpha:
+            words[arm] = "TIE"
+    half = stdtrit(n - 1, 1 - cutoffs(looks, alpha / family)[looks.index(n)] / 2) * sd / np.sqrt(n)
+    return Look(tuple(words), mean, sd, mean - half, mean + half, p, p_tie, adjusted)
 
 
-def _step_down(
-    p: Floats, number: int, looks: tuple[int, ...], alpha: float, left: int, *, sides: int = 2
-) -> list[bool]:
-    """Holm's rule at one look: the smallest p against alpha / left, the next against alpha / (left - 1), and so on."""
-    rejected = [False] * len(p)
-    for rank, arm in enumerate(np.argsort(p, kind="stable")):
-        if p[arm] > cutoffs(looks, alpha / (left - rank))[number] * sides / 2:
-            break
-        rejected[arm] = True
-    return rejected
+def overall(p: Floats, n: int, looks: tuple[int, ...]) -> Floats:
+    """Two-sided p over all looks: the least alpha whose cut-off at the look with n seeds is p; (k,) -> (k,)."""
+    if len(looks) == 1:
+        return p
+    bands = -ndtri(np.maximum(p, TINY) / 2) * np.sqrt(n)
+    return np.array([_crossing(looks, band) for band in bands])
+
+
+def _step_down(p: Floats, left: int) -> Floats:
+    """Holm's adjustment: the smallest p times ``left``, the next times ``left - 1``, never falling."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * (left - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted

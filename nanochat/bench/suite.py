@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from nanochat.bench.arms import Arm, models, resolve
+from nanochat.bench.arms import Arm, cross, models, resolve
 from nanochat.bench.tuning import HORIZON_EXPONENT, RUNGS
 from nanochat.config import (
+    PLACES,
     ConfigError,
     DataConfig,
     GPTConfig,
@@ -24,10 +25,13 @@ from nanochat.flops import Ledger, ledger
 from nanochat.optim import OPTIMIZERS
 from nanochat.registry import unknown
 from nanochat.schedule import SCHEDULES
-from nanochat.sizing import fit, plan_steps
+from nanochat.sizing import MIN_STEPS, fit, plan_steps
 
 TUNING_SEED = 1_000_000
 """Tuning seeds start here; verdict seeds start at 0 and never come near."""
+
+PILOT_SEED = 2_000_000
+CONFIRMATION_SEED = 500_000
 
 PRIOR_TOKENS = 1e7
 """Length of run that an optimizer's prior is taken to be meant for: the grid of a shorter one starts higher."""
@@ -37,6 +41,14 @@ EVALUATION_SHARE = 0.08
 
 MIN_DOCUMENTS, MAX_DOCUMENTS = 16, 500
 EVAL_BYTES = 512
+
+MIN_TOKENS_PER_WEIGHT = 5.0
+"""Below it a run says more about how fast a model starts than about what it learns."""
+
+GAIN_SHARES = (0.5, 2.0)
+"""Budgets beside the first at which the baseline alone runs, for the compute-equivalent gain."""
+
+PARAMETER_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +60,31 @@ class Preset:
         seeds: paired verdict seeds per arm.
         tuning_seeds: seeds that each learning rate is tried with.
         verdict: whether verdict words are printed; a smoke test has too few seeds for any.
+        looks: fewer seeds at which a verdict may come already.
+        confirm: fresh seeds that a WIN must hold on.
+        pilot: seeds that tell the noise beforehand.
+        shares: smaller budgets.
+        gain: run the baseline at half and twice the budget.
+        time_axis: repeat the verdict at equal seconds.
     """
 
     target_flops: float
     seeds: int
     tuning_seeds: int
     verdict: bool = True
+    looks: tuple[int, ...] = ()
+    confirm: int = 0
+    pilot: int = 0
+    shares: tuple[float, ...] = ()
+    gain: bool = False
+    time_axis: bool = False
 
 
 PRESETS = dict(
     smoke=Preset(3e9, 2, 1, verdict=False),
-    quick=Preset(1e11, 8, 2),
-    standard=Preset(1e12, 8, 2),
+    quick=Preset(1e11, 8, 2, confirm=8, pilot=4),
+    standard=Preset(1e12, 12, 2, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
+    overnight=Preset(1e13, 12, 2, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
 )
 
 
@@ -69,61 +94,87 @@ class SuitePlan:
 
     Args:
         config: as asked for.
-        preset: what filled the gaps.
-        arms: the baseline first.
+        preset: what is used: the preset with what was asked for in place.
+        arms: by group (optimizer and schedule), the baseline first in each.
+        against: label of each contender to that of its baseline.
         models: by label; all of one shape.
         ledgers: operations by label.
         steps: optimizer steps of a verdict run by label.
         batch_size: sequences per step, the same for all arms.
         budget: C, operations of a verdict run.
         seeds: of the verdict runs.
-        tuning_seeds: disjoint from them.
+        looks: how many of them have been run each time the arms are judged; the last is all of them.
+        tuning_seeds, pilot_seeds, confirmation_seeds: disjoint from them and from each other.
         data, tuning_data: the second scores fewer documents.
         size: one sentence about the model and how it follows from the budget.
+        excluded: label to reason: combinations that cannot be built, of arms that can with another optimizer.
     """
 
     config: SuiteConfig
     preset: Preset
     arms: tuple[Arm, ...]
+    against: Mapping[str, str]
     models: Mapping[str, GPTConfig]
     ledgers: Mapping[str, Ledger]
     steps: Mapping[str, int]
     batch_size: int
     budget: float
     seeds: tuple[int, ...]
+    looks: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
+    pilot_seeds: tuple[int, ...]
+    confirmation_seeds: tuple[int, ...]
     data: DataConfig
     tuning_data: DataConfig
     size: str
+    excluded: Mapping[str, str]
 
     @property
     def baseline(self) -> Arm:
+        """The first one, where there are several."""
         return self.arms[0]
 
     @property
-    def centre(self) -> float:
-        """Middle of the tuning grid: the optimizer's prior, carried to the length of the first rung."""
-        steps = self.steps_at(self.baseline.label, RUNGS[0][0])
-        tokens = steps * self.batch_size * self.models[self.baseline.label].sequence_len
-        return OPTIMIZERS.get(self.config.optimizer).learning_rate * (PRIOR_TOKENS / tokens) ** HORIZON_EXPONENT
+    def labels(self) -> tuple[str, ...]:
+        return tuple(arm.label for arm in self.arms)
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        return tuple(self.against)
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        return tuple(label for label in self.labels if label not in self.against)
+
+    def arm(self, label: str) -> Arm:
+        return next(arm for arm in self.arms if arm.label == label)
+
+    def centre(self, label: str) -> float:
+        """Middle of an arm's tuning grid: its optimizer's prior, carried to the length of the first rung.
+
+        All arms of a group share it: the length is the baseline's.
+        """
+        base = self.against.get(label, label)
+        tokens = self.steps_at(base, RUNGS[0][0]) * self.batch_size * self.models[base].sequence_len
+        return OPTIMIZERS.get(self.arm(label).optimizer).learning_rate * (PRIOR_TOKENS / tokens) ** HORIZON_EXPONENT
 
     def step_flops(self, label: str) -> float:
         """Operations of one optimizer step of an arm."""
         return self.ledgers[label].step_flops(self.batch_size)
 
     def steps_at(self, label: str, share: float) -> int:
-        """Steps that spend ``share`` of the budget; at least 1."""
-        return max(1, round(share * self.budget / self.step_flops(label)))
+        """Steps that spend ``share`` of an arm's budget; at least 1."""
+        return max(1, round(share * self.steps[label]))
 
-    def run_config(self, label: str, seed: int, rate: float, share: float, *, tuning: bool) -> RunConfig:
-        """One training run of an arm, with full warm-up and decay whatever its share of the budget."""
+    def run_config(self, label: str, seed: int, rate: float, steps: int, *, tuning: bool) -> RunConfig:
+        """One training run of an arm, with full warm-up and decay whatever its length."""
         return RunConfig(
             model=self.models[label],
-            optim=OptimConfig(learning_rate=rate, scheduler_type=self.config.schedule),
+            optim=OptimConfig(learning_rate=rate, scheduler_type=self.arm(label).scheduler),
             data=self.tuning_data if tuning else self.data,
             train=TrainConfig(
                 batch_size=self.batch_size,
-                max_steps=self.steps_at(label, share),
+                max_steps=steps,
                 seed=seed,
                 device=self.config.device,
                 dtype="float32",
@@ -135,13 +186,15 @@ class SuitePlan:
         )
 
     @property
+    def design(self) -> str:
+        """SHA-256 of everything that was decided beforehand: what a pre-registration is held to."""
+        given = {name: value for name, value in plain(self.config).items() if name not in PLACES}
+        return sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
     def name(self) -> str:
         """The report's folder: as asked for, or the preset and a hash of the design."""
-        if self.config.run_id is not None:
-            return self.config.run_id
-        design = {**plain(self.config), "artifacts_dir": "", "store": "", "cache_dir": "", "jobs": 0}
-        digest = sha256(json.dumps(design, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{self.config.preset}-{digest[:8]}"
+        return self.config.run_id or f"{self.config.preset}-{self.design[:8]}"
 
 
 def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
@@ -155,39 +208,66 @@ def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
         ConfigError: any fault of the design, all that can be told at once together; a budget that leaves an arm
             under 200 steps among them.
     """
-    preset = PRESETS[config.preset]
-    budget = config.target_flops or preset.target_flops
-    arms = _checked(config)
-    sized = fit(budget, {"optimizer_type": config.optimizer}, vocab_size=vocab_size)
+    preset = _filled(config)
+    groups = _checked(config)
+    sized = fit(preset.target_flops, {"optimizer_type": config.optimizers[0]}, vocab_size=vocab_size)
     shape = {name: getattr(sized.model, name) for name in ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")}
-    built = models(arms, shape, config.optimizer)
+    groups, built, excluded = _built(groups, shape)
+    against = {arm.label: group[0].label for group in groups for arm in group[1:]}
+    if config.match == "params":
+        built |= {label: _same_parameters(built[label], built[base], label) for label, base in against.items()}
     ledgers = {label: ledger(model) for label, model in built.items()}
-    steps = _steps(built, sized.batch_size, budget)
-    data = _data(config, sized.tokenizer, budget, ledgers[arms[0].label])
-    seeds = config.seeds or preset.seeds
+    steps = _steps(config, preset, built, sized.batch_size)
+    first = groups[0][0].label
+    if preset.verdict and not config.undertrained_ok:
+        _trained_enough(first, built[first], ledgers[first], steps[first] * sized.batch_size)
+    if not config.shares:  # the preset's own are meant for its own budget
+        preset = replace(preset, shares=tuple(x for x in preset.shares if x * min(steps.values()) >= MIN_STEPS))
+    arms = tuple(arm for group in groups for arm in group)
+    data = _data(config, sized.tokenizer, preset.target_flops, ledgers[arms[0].label])
     return SuitePlan(
         config=config,
         preset=preset,
         arms=arms,
+        against=against,
         models=built,
         ledgers=ledgers,
         steps=steps,
         batch_size=sized.batch_size,
-        budget=budget,
-        seeds=tuple(range(seeds)),
-        tuning_seeds=tuple(range(TUNING_SEED, TUNING_SEED + preset.tuning_seeds)),
+        budget=preset.target_flops,
+        seeds=tuple(range(preset.seeds)),
+        looks=(*preset.looks, preset.seeds),
+        tuning_seeds=_from(TUNING_SEED, preset.tuning_seeds),
+        pilot_seeds=_from(PILOT_SEED, preset.pilot),
+        confirmation_seeds=_from(CONFIRMATION_SEED, preset.confirm),
         data=data,
         tuning_data=replace(data, eval_documents=max(MIN_DOCUMENTS, data.eval_documents // 4)),
         size=sized.sentence,
+        excluded=excluded,
     )
 
 
-def _checked(config: SuiteConfig) -> tuple[Arm, ...]:
-    faults: list[str] = []
-    if config.optimizer not in OPTIMIZERS:
-        faults.append(unknown("--optimizer", config.optimizer, OPTIMIZERS.names()))
-    if config.schedule not in SCHEDULES:
-        faults.append(unknown("--schedule", config.schedule, SCHEDULES.names()))
+def _from(first: int, count: int) -> tuple[int, ...]:
+    return tuple(range(first, first + count))
+
+
+def _filled(config: SuiteConfig) -> Preset:
+    """The preset with everything that the user did say; looks that fewer seeds leave no room for are dropped."""
+    preset = PRESETS[config.preset]
+    asked = ("target_flops", "seeds", "confirm", "pilot", "gain", "time_axis")
+    given = {name: value for name in asked if (value := getattr(config, name)) is not None}
+    given |= {name: value for name in ("looks", "shares") if (value := getattr(config, name))}
+    filled = replace(preset, **given)
+    late = [look for look in config.looks if look >= filled.seeds]
+    if late:
+        raise ConfigError([f"--look: got {late[0]}, need fewer than the {filled.seeds} seeds"])
+    looks = tuple(sorted(look for look in filled.looks if look < filled.seeds))
+    return replace(filled, looks=looks, shares=tuple(sorted(filled.shares)))
+
+
+def _checked(config: SuiteConfig) -> list[tuple[Arm, ...]]:
+    faults = [unknown("--optimizer", name, OPTIMIZERS.names()) for name in config.optimizers if name not in OPTIMIZERS]
+    faults += [unknown("--scheduler", name, SCHEDULES.names()) for name in config.schedulers if name not in SCHEDULES]
     arms: tuple[Arm, ...] = ()
     try:
         arms = resolve(config)
@@ -195,19 +275,74 @@ def _checked(config: SuiteConfig) -> tuple[Arm, ...]:
         faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return arms
+    return cross(arms, config.optimizers, config.schedulers)
 
 
-def _steps(built: Mapping[str, GPTConfig], batch_size: int, budget: float) -> dict[str, int]:
+Groups = list[tuple[Arm, ...]]
+
+
+def _built(groups: Groups, shape: Mapping[str, Any]) -> tuple[Groups, dict[str, GPTConfig], dict[str, str]]:
+    """The models of all arms; what only some optimizers refuse is left out, what all refuse is a fault."""
+    built, faults = models((arm for group in groups for arm in group), shape)
+    refused = [arm.text for group in groups for arm in group if arm.label in faults]
+    hopeless = [text for text in dict.fromkeys(refused) if refused.count(text) == len(groups)]
+    fatal = [arm for group in groups for arm in group if arm.text in hopeless or (arm is group[0])]
+    broken = [fault for arm in fatal for fault in faults.get(arm.label, ())]
+    kept = [tuple(arm for arm in group if arm.label in built) for group in groups]
+    if not broken and all(len(group) < 2 for group in kept):
+        broken = [fault for found in faults.values() for fault in found]
+    if broken:
+        raise ConfigError(list(dict.fromkeys(broken)))
+    return [group for group in kept if len(group) > 1], built, {label: found[0] for label, found in faults.items()}
+
+
+def _same_parameters(model: GPTConfig, baseline: GPTConfig, label: str) -> GPTConfig:
+    """The model with as many parameters as the baseline, within 1 %, by the width of its feed-forward part."""
+    wanted = ledger(baseline).parameters
+
+    def at(width: int) -> GPTConfig:
+        return replace(model, mlp_ratio=width / model.n_embd)
+
+    low, high = 1, max(2, 2 * baseline.mlp_width)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if ledger(at(middle)).parameters <= wanted else (low, middle - 1)
+    best = min((at(low), at(low + 1)), key=lambda each: abs(ledger(each).parameters - wanted))
+    found = ledger(best).parameters
+    if abs(found / wanted - 1) > PARAMETER_TOLERANCE:
+        raise ConfigError(
+            [f"-a {label}: got {found:,} parameters at best, need {wanted:,} within 1 % (--match params)"]
+        )
+    return best
+
+
+def _steps(config: SuiteConfig, preset: Preset, built: Mapping[str, GPTConfig], batch_size: int) -> dict[str, int]:
+    """Steps of every arm; what is too short to tell anything is refused, unless the user insists."""
     steps, faults = {}, []
     for label, model in built.items():
+        costs = ledger(model)
+        if config.undertrained_ok:
+            steps[label] = max(1, round(preset.target_flops / costs.step_flops(batch_size)))
+            continue
         try:
-            steps[label] = plan_steps(model, batch_size, budget)
+            steps[label] = plan_steps(model, batch_size, preset.target_flops)
         except ConfigError as error:
             faults += [f"-a {label}: {fault}" for fault in error.faults]
+            continue
+        for share in (share for share in config.shares if share * steps[label] < MIN_STEPS):
+            faults.append(f"-a {label}: got {share * steps[label]:.0f} steps at --share {share:g}, need {MIN_STEPS}")
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError([f"{fault} (or --undertrained-ok)" for fault in faults])
     return steps
+
+
+def _trained_enough(label: str, model: GPTConfig, costs: Ledger, sequences: int) -> None:
+    """Refuse a budget that leaves the baseline untrained; that dear arms see less text is what a suite compares."""
+    table = 0 if model.tie_embeddings else model.vocab_size * model.n_embd
+    found = sequences * model.sequence_len / (costs.parameters - table)
+    if found < MIN_TOKENS_PER_WEIGHT:
+        need = f"need {MIN_TOKENS_PER_WEIGHT:g}: a larger budget (or --undertrained-ok)"
+        raise ConfigError([f"-a {label}: got {found:.2g} tokens per weight, {need}"])
 
 
 def _data(config: SuiteConfig, tokenizer: str, budget: float, baseline: Ledger) -> DataConfig:

@@ -40,7 +40,7 @@ class Tuned:
     """The search of one arm.
 
     Args:
-        rate: learning rate of its verdict runs.
+        rate: learning rate of its verdict runs; other budgets have theirs from :meth:`at`.
         point: the winner's power of two times the centre.
         scores: mean loss in bits per byte by rung and point; infinite where a run diverged.
         at_edge: the winner of rung 1 still lies on the grid's edge.
@@ -50,6 +50,10 @@ class Tuned:
     point: int
     scores: Mapping[int, Mapping[int, float]]
     at_edge: bool
+
+    def at(self, share: float) -> float:
+        """Learning rate for ``share`` of the budget."""
+        return self.rate * share**-HORIZON_EXPONENT
 
     @property
     def sensitivity(self) -> float:
@@ -64,7 +68,7 @@ Score = Callable[[Sequence[Trial]], Mapping[Trial, float]]
 
 @dataclass
 class _Search:
-    points: list[int] = field(default_factory=lambda: list(GRID))
+    points: list[int]
     scores: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def ranked(self, rung: int) -> list[int]:
@@ -85,17 +89,19 @@ class _Search:
         return new
 
 
-def search(labels: Sequence[str], centre: float, seeds: Sequence[int], score: Score) -> dict[str, Tuned]:
+def search(
+    centres: Mapping[str, float], seeds: Sequence[int], score: Score, grid: Sequence[int] = GRID
+) -> dict[str, Tuned]:
     """Tune every arm with the same number of trials.
 
     Args:
-        labels: the arms.
-        centre: learning rate in the middle of the grid.
+        centres: learning rate in the middle of the grid, by arm.
         seeds: tuning seeds; every trial runs on each.
         score: trains the trials.
+        grid: powers of two times the centre.
     """
-    searches = {label: _Search() for label in labels}
-    _rung(searches, 0, {label: list(GRID) for label in labels}, seeds, score)
+    searches = {label: _Search(sorted(grid)) for label in centres}
+    _rung(searches, 0, {label: sorted(grid) for label in centres}, seeds, score)
     for _ in range(MAX_EXTENSIONS):
         if not any(each.at_edge() for each in searches.values()):
             break
@@ -104,16 +110,20 @@ def search(labels: Sequence[str], centre: float, seeds: Sequence[int], score: Sc
         keep = RUNGS[rung - 1][1]
         _rung(searches, rung, {label: each.ranked(rung - 1)[:keep] for label, each in searches.items()}, seeds, score)
     last = len(RUNGS) - 1
-    factor = RUNGS[last][0] ** HORIZON_EXPONENT
     return {
         label: Tuned(
-            rate=centre * 2.0 ** each.ranked(last)[0] * factor,
+            rate=carried(centres[label] * 2.0 ** each.ranked(last)[0], 1.0),
             point=each.ranked(last)[0],
             scores={rung: dict(sorted(found.items())) for rung, found in each.scores.items()},
             at_edge=each.at_edge(),
         )
         for label, each in searches.items()
     }
+
+
+def carried(rate: float, share: float) -> float:
+    """The rate for ``share`` of the budget, from the one that was best on the last rung."""
+    return rate * (RUNGS[-1][0] / share) ** HORIZON_EXPONENT
 
 
 def _rung(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nanochat.bench.verdicts import ArmVerdict, Verdicts
 
 COLOURS = {"WIN": "green", "LOSS": "red", "TIE": "blue", "INVALID": "yellow", "UNSTABLE": "yellow"}
+MARKS = {"negligible": "~", "fragile": "!", "budget": "^", "time": "@"}
 BAR = 16
 PLAIN_INTERVAL = 10.0
 REFRESHES = 4
@@ -190,7 +191,7 @@ def progress_table(plan: SuitePlan, tally: Tally) -> Table:
 
 def verdict_table(verdicts: Verdicts) -> RenderableType:
     """The result in 80 columns, what spoils it, and where the report lies."""
-    from nanochat.bench.report import number, time_text, word
+    from nanochat.bench.report import number, time_text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", max_width=18, overflow="ellipsis", no_wrap=True)
@@ -201,10 +202,13 @@ def verdict_table(verdicts: Verdicts) -> RenderableType:
         span = "" if arm.low is None or arm.high is None else f"{arm.low:+.3f} {arm.high:+.3f}"
         table.add_row(
             Text(arm.label),
-            Text(word(arm).replace(" (negligible)", "~"), style=f"bold {COLOURS.get(arm.verdict, 'dim')}"),
+            Text(
+                arm.verdict + "".join(MARKS[flag] for flag in arm.flags),
+                style=f"bold {COLOURS.get(arm.verdict, 'dim')}",
+            ),
             number(arm.difference, "+.4f") if arm.difference is not None else number(arm.mean, ".4f"),
             span,
-            number(arm.p_holm, ".1g"),
+            number(arm.p_adjusted, ".1g"),
             _needed(arm),
             time_text(arm).replace(" (busy)", "?"),
         )
@@ -221,15 +225,21 @@ def _needed(arm: ArmVerdict) -> str:
 def _below(verdicts: Verdicts) -> list[str]:
     plan = verdicts.plan
     lines = [
-        f"Δ bits per byte against {verdicts.baseline.label} (its row: bits per byte), {len(plan.seeds)} seeds; "
-        f"interval and p for {len(plan.arms) - 1} arms at once",
+        f"Δ bits per byte against {', '.join(plan.baselines)} (its row: bits per byte), {len(plan.seeds)} seeds; "
+        f"interval and p for {len(plan.contenders)} arms at once",
         f"* to detect {plan.config.sesoi:g} with 80 % power; time per step against the baseline's",
     ]
-    if any(arm.note == "negligible" for arm in verdicts.arms):
-        lines.append(f"~ real, but smaller than {plan.config.sesoi:g}")
+    explained = {
+        "negligible": f"real, but smaller than {plan.config.sesoi:g}",
+        "fragile": "better at one learning rate only",
+        "budget": "the other way round at a smaller budget: ranking not stable in budget",
+        "time": "another verdict at equal seconds",
+    }
+    raised = {flag for arm in verdicts.arms for flag in arm.flags}
+    lines += [f"{MARKS[flag]} {text}" for flag, text in explained.items() if flag in raised]
     if not all(arm.audit.time_valid for arm in verdicts.arms):
         lines.append("? other work shared the cores: not a measurement")
-    lines += [f"{arm.label}: {arm.note}" for arm in verdicts.arms if arm.note not in ("", "negligible")]
+    lines += [f"{arm.label}: {arm.note}" for arm in verdicts.arms if arm.note]
     lines.append(
         f"{verdicts.trained} runs trained, {verdicts.served} from the store, {clock(verdicts.wall_seconds)} min; "
         f"report: {verdicts.directory / 'report.html'}"

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from nanochat.bench import sequential
 from nanochat.bench.sequential import cutoffs, examine
 from nanochat.bench.statistics import decide, paired_p
 
 LOOKS = (4, 8, 12)
-SUITES = 4000
+SUITES = 2000
 BAND = 4 * (0.05 * 0.95 / SUITES) ** 0.5
 
 
@@ -71,6 +72,13 @@ def test_looking_at_every_seed_without_cutoffs_would_fail():
         taken = differences[:, :n]
         peeked |= paired_p(taken.mean(-1), taken.std(-1, ddof=1), n) <= 0.05
     assert peeked.mean() > 0.12
+
+
+def test_more_nodes_change_nothing(monkeypatch):
+    bands = [2.004 * np.sqrt(12), 3.5 * np.sqrt(12), 12 * np.sqrt(12)]
+    few = [sequential._crossing(LOOKS, band) for band in bands]
+    monkeypatch.setattr(sequential, "NODES", 200)
+    assert few == pytest.approx([sequential._crossing(LOOKS, band) for band in bands], rel=1e-8, abs=1e-15)
 
 
 def test_large_effects_stop_early_and_small_ones_do_not():

@@ -30,7 +30,6 @@ SMALL = Preset(7.5e8, 2, 1)
 def small(monkeypatch):
     """The least that still is a suite: few steps, three learning rates, one hash whatever is edited meanwhile."""
     monkeypatch.setitem(suites.PRESETS, "smoke", SMALL)
-    monkeypatch.setattr(tuning, "GRID", (-1, 0, 1))
     monkeypatch.setattr(tuning, "MAX_EXTENSIONS", 0)
     monkeypatch.setattr(engine, "_code_hash", lambda plan, label: "code")
 
@@ -54,7 +53,15 @@ class Recorder(Observer):
 
 
 def config(tmp_path, store, *arms, **options):
-    given = {"preset": "smoke", "artifacts_dir": str(tmp_path), "store": str(store), "jobs": 2, **options}
+    given = {
+        "preset": "smoke",
+        "grid": (-1, 0, 1),
+        "undertrained_ok": True,
+        "artifacts_dir": str(tmp_path),
+        "store": str(store),
+        "jobs": 2,
+        **options,
+    }
     return SuiteConfig(arms=arms, **given)
 
 
@@ -272,14 +279,14 @@ def test_a_terminal_sees_rows_and_then_a_table_of_80_columns(tmp_path, store, sm
     ("options", "words"),
     [
         ({"target_flops": 1e6}, "need 200 steps"),
-        ({"optimizer": "adamv"}, "did you mean 'adamw'"),
-        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"optimizers": ("adamv",)}, "did you mean 'adamw'"),
+        ({"schedulers": ("cosin",)}, "did you mean 'cosine'"),
         ({"baseline": "standrad"}, "did you mean 'standard'"),
     ],
 )
 def test_a_design_that_cannot_work_is_refused_in_words(tmp_path, store, options, words):
     with pytest.raises(ConfigError) as caught:
-        run(config(tmp_path, store, "standard", "standard,position=none", **options))
+        run(config(tmp_path, store, "standard", "standard,position=none", undertrained_ok=False, **options))
     assert any(words in fault for fault in caught.value.faults)
 
 

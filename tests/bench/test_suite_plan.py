@@ -48,8 +48,8 @@ def test_tuning_and_verdict_seeds_never_meet():
 
 def test_a_short_run_has_its_own_warm_up_and_decay():
     plan = prepare(SuiteConfig())
-    short = plan.run_config("standard", 0, 0.01, 1 / 8, tuning=True)
-    full = plan.run_config("standard", 0, 0.01, 1.0, tuning=False)
+    short = plan.run_config("standard", 0, 0.01, plan.steps_at("standard", 1 / 8), tuning=True)
+    full = plan.run_config("standard", 0, 0.01, plan.steps["standard"], tuning=False)
     assert short.train.max_steps == pytest.approx(full.train.max_steps / 8, abs=1)
     assert short.optim == full.optim and short.model == full.model
 
@@ -62,7 +62,7 @@ def test_faults_of_all_arms_at_the_shape_come_together():
 
 def test_the_key_follows_what_decides_the_numbers_and_nothing_else():
     plan = prepare(SuiteConfig())
-    run = plan.run_config("standard", 0, 0.01, 1.0, tuning=False)
+    run = plan.run_config("standard", 0, 0.01, plan.steps["standard"], tuning=False)
     base = key(run)
     for section, name, value in (
         ("train", "seed", 1),
@@ -84,7 +84,7 @@ def test_the_key_follows_what_decides_the_numbers_and_nothing_else():
 @pytest.mark.parametrize("arm", ["standard,window=8", "tropical", "reversible,inner=tropical", "standard,mlp=gelu"])
 def test_a_run_survives_the_way_to_a_worker(arm):
     plan = prepare(SuiteConfig(arms=(arm,)))
-    run = plan.run_config(arm, 3, 0.01, 1.0, tuning=False)
+    run = plan.run_config(arm, 3, 0.01, plan.steps[arm], tuning=False)
     assert revive(json.loads(json.dumps(plain(run)))) == run
     assert Job(key(run), arm, "verdict", run, {}).seed == 3
 

@@ -25,7 +25,7 @@ def trials_per_arm(calls):
 
 def test_inside_the_grid_it_takes_five_and_three_points_and_finds_the_best():
     calls = []
-    tuned = search(["a", "b"], 0.003, [7, 8], bowl({"a": 0.1, "b": -1.2}, calls))
+    tuned = search({"a": 0.003, "b": 0.003}, [7, 8], bowl({"a": 0.1, "b": -1.2}, calls))
     assert (tuned["a"].point, tuned["b"].point) == (0, -1)
     assert tuned["a"].rate == pytest.approx(0.003 * 4**-HORIZON_EXPONENT)
     assert trials_per_arm(calls) == {("a", 0): 10, ("a", 1): 6, ("b", 0): 10, ("b", 1): 6}
@@ -34,7 +34,7 @@ def test_inside_the_grid_it_takes_five_and_three_points_and_finds_the_best():
 
 def test_one_arm_at_the_edge_extends_every_arm_by_as_much():
     calls = []
-    tuned = search(["inside", "edge"], 0.003, [7], bowl({"inside": 0.0, "edge": 3.1}, calls))
+    tuned = search({"inside": 0.003, "edge": 0.003}, [7], bowl({"inside": 0.0, "edge": 3.1}, calls))
     assert tuned["edge"].point == 3 and tuned["inside"].point == 0
     assert trials_per_arm(calls) == {("inside", 0): 7, ("edge", 0): 7, ("inside", 1): 3, ("edge", 1): 3}
     assert sorted(tuned["edge"].scores[0]) == [*GRID, 3, 4]
@@ -43,18 +43,18 @@ def test_one_arm_at_the_edge_extends_every_arm_by_as_much():
 
 def test_an_optimum_beyond_all_extensions_is_reported():
     calls = []
-    tuned = search(["a"], 0.003, [7], bowl({"a": -30.0}, calls))
+    tuned = search({"a": 0.003}, [7], bowl({"a": -30.0}, calls))
     assert tuned["a"].at_edge and tuned["a"].point == -6
 
 
 def test_diverged_points_lose_and_do_not_stop_the_search():
-    tuned = search(["a"], 0.003, [7], bowl({"a": 2.0}, [], diverges_above=0))
+    tuned = search({"a": 0.003}, [7], bowl({"a": 2.0}, [], diverges_above=0))
     assert tuned["a"].point == 0
     assert tuned["a"].sensitivity == math.inf
-    assert search(["a"], 0.003, [7], bowl({"a": 0.0}, [], diverges_above=-99))["a"].point == 0
+    assert search({"a": 0.003}, [7], bowl({"a": 0.0}, [], diverges_above=-99))["a"].point == 0
 
 
 def test_every_trial_uses_only_tuning_seeds():
     calls = []
-    search(["a"], 0.003, [1_000_000, 1_000_001], bowl({"a": 0.0}, calls))
+    search({"a": 0.003}, [1_000_000, 1_000_001], bowl({"a": 0.0}, calls))
     assert {trial.seed for trial in calls} == {1_000_000, 1_000_001}
