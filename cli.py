@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 from typer.exceptions import TyperException
 
+import cli_runs
 from cli_view import (
+    AsJson,
     console,
     emit,
     following,
@@ -46,8 +48,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="The configuration of training runs.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(cli_runs.app, name="runs")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON on standard output instead of tables.")]
 Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller sizes; under 20 seconds.")]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from demos.pool import Outcome
     from demos.result import Act, Result
     from nanochat.doctor import Check
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON on standard output instead of tables.")]
 
 
 def console(stderr: bool = False) -> Console:

@@ -22,7 +22,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from nanochat.architecture import attention_types, check, mechanism
 from nanochat.attention import MIXERS
 from nanochat.block import BLOCKS
-from nanochat.config import ConfigError, GPTConfig, SuiteConfig
+from nanochat.config import ConfigError, GPTConfig, OptimConfig, SuiteConfig
 from nanochat.registry import unknown
 
 SHARED = ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size", "optimizer_type", "attention_type", "knobs")
@@ -30,7 +30,7 @@ SHARED = ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size", "optimize
 
 MAX_ARMS = 128
 
-MIXED = "standard"
+MIXED = GPTConfig().attention_type
 """The attention type that an arm with a pattern of its own leaves in place: the pattern decides."""
 
 
@@ -54,8 +54,8 @@ class Arm:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replica: str = ""
-    optimizer: str = "adamw"
-    scheduler: str = "wsd"
+    optimizer: str = GPTConfig().optimizer_type
+    scheduler: str = OptimConfig().scheduler_type
 
     def model(self, shape: Mapping[str, Any]) -> GPTConfig:
         """The model of this arm at the shape that all arms share.

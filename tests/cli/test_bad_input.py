@@ -11,7 +11,7 @@ import cli
 CASES = {
     "unknown arm": ("-a tropcal", 2, "unknown -a 'tropcal'", "did you mean 'tropical'?"),
     "unknown optimizer": ("--optimizer adamv", 2, "unknown --optimizer 'adamv'", "did you mean 'adamw'?"),
-    "unknown schedule": ("--schedule wsdd", 2, "unknown --schedule 'wsdd'", "did you mean 'wsd'?"),
+    "unknown schedule": ("--scheduler wsdd", 2, "unknown --scheduler 'wsdd'", "did you mean 'wsd'?"),
     "unknown preset": ("--preset quik", 2, "unknown --preset 'quik'", "did you mean 'quick'?"),
     "unknown field of an arm": ("-a tropical,scor=maxplus", 2, "-a tropical,scor=maxplus", "need one of"),
     "budget below 200 steps": ("--target-flops 1e3", 2, "--target-flops: got 1000", "need 200 steps"),

@@ -1,0 +1,134 @@
+"""`mgr runs`: what the store of training runs holds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli_view import AsJson, emit, readable
+from nanochat.tables import table as plain_table
+
+app = typer.Typer(help="The finished runs of suites: list, show, export, clean up.", rich_markup_mode=None)
+
+Artifacts = Annotated[Path, typer.Option(help="Root of everything that runs write.")]
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="Folder of finished runs; `store` in the root.")]
+Where = Annotated[list[str] | None, typer.Option(help="`column=value`, repeatable, such as attention=gauge.")]
+
+ROOT = Path("artifacts")
+SHOWN = ("attention", "optimizer", "learning_rate", "seed", "steps", "bpb", "finished")
+
+
+def index_of(store: Path | None, artifacts: Path) -> Any:
+    """The index of a store that exists."""
+    from nanochat.bench.index import Index
+    from nanochat.bench.store import Store
+    from nanochat.config import ConfigError
+
+    root = store or artifacts / "store"
+    if not root.is_dir():
+        raise ConfigError([f"--store: got {root}, need a folder of runs (mgr bench-fixed-flops makes one)"])
+    return Index(Store(root))
+
+
+@app.command("list")
+def list_(
+    where: Where = None,
+    sort: Annotated[str, typer.Option(help="Column to sort by, largest first.")] = "finished",
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 20,
+    store: StoreFolder = None,
+    artifacts_dir: Artifacts = ROOT,
+    as_json: AsJson = False,
+) -> int:
+    """Runs, the newest first."""
+    index = index_of(store, artifacts_dir)
+    rows = index.rows(where or (), sort, limit or None)
+    if as_json:
+        return emit({"schema": "mgr.runs.v1", "runs": rows})
+    cells = [[row["key"][:8], *(_cell(name, row[name]) for name in SHOWN)] for row in rows]
+    typer.echo(plain_table(["key", *(name.replace("_", " ") for name in SHOWN)], cells) if rows else "no runs")
+    if rows and len(rows) == limit:
+        typer.echo(f"\nthe first {limit}; --limit 0 shows all, --where attention=NAME fewer")
+    return 0
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "finished":
+        return datetime.fromtimestamp(value).strftime("%m-%d %H:%M")
+    if value is None:
+        return "diverged" if name == "bpb" else ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="The first letters of a key, enough to tell it from others.")],
+    store: StoreFolder = None,
+    artifacts_dir: Artifacts = ROOT,
+    as_json: AsJson = False,
+) -> int:
+    """Everything about one run: what decided its numbers, and its numbers."""
+    from dataclasses import asdict
+
+    index = index_of(store, artifacts_dir)
+    found, outcome, facts = index.find(key)
+    if as_json:
+        return emit({"schema": "mgr.runs.show.v1", "key": found, "facts": facts, "result": asdict(outcome)})
+    numbers = {name: value for name, value in asdict(outcome).items() if not isinstance(value, list)}
+    for title, section in (("result", numbers), *((name, part) for name, part in facts.items() if part)):
+        values = section if isinstance(section, dict) else {title: section}
+        typer.echo(plain_table([title, found[:8]], [[name, readable(value)] for name, value in values.items()]) + "\n")
+    typer.echo(f"folder: {index.store.directory(found)}")
+    return 0
+
+
+@app.command()
+def reindex(store: StoreFolder = None, artifacts_dir: Artifacts = ROOT, as_json: AsJson = False) -> int:
+    """Throw the index away and make it from the folders, which are the truth."""
+    index = index_of(store, artifacts_dir)
+    index.drop()
+    count = index.refresh()
+    if as_json:
+        return emit({"schema": "mgr.runs.reindex.v1", "runs": count})
+    typer.echo(f"{count} runs in {index.path}")
+    return 0
+
+
+@app.command()
+def gc(
+    unused: Annotated[bool, typer.Option("--unused", help="Finished runs that no report rests on, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; otherwise only say what would go.")] = False,
+    store: StoreFolder = None,
+    artifacts_dir: Artifacts = ROOT,
+    as_json: AsJson = False,
+) -> int:
+    """Remove what attempts left behind that never finished."""
+    index = index_of(store, artifacts_dir)
+    found = index.collect(artifacts_dir / "bench" / "suites", unused=unused, remove=yes)
+    if as_json:
+        counts = {"attempts": len(found.attempts), "unused": len(found.unused), "bytes": found.bytes, "removed": yes}
+        return emit({"schema": "mgr.runs.gc.v1", **counts})
+    what = f"{len(found.attempts)} unfinished attempts and {len(found.unused)} unused runs, {found.bytes / 1e6:.1f} MB"
+    typer.echo(f"removed {what}" if yes else f"{what} would go; add --yes to remove them")
+    return 0
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Name of the table, ending in .parquet or .csv.")],
+    where: Where = None,
+    store: StoreFolder = None,
+    artifacts_dir: Artifacts = ROOT,
+    as_json: AsJson = False,
+) -> int:
+    """Write the runs as one table for other programs."""
+    from nanochat.bench.index import export as write
+
+    rows = index_of(store, artifacts_dir).rows(where or ())
+    write(rows, file)
+    if as_json:
+        return emit({"schema": "mgr.runs.export.v1", "runs": len(rows), "file": str(file)})
+    typer.echo(f"{len(rows)} runs in {file}")
+    return 0
