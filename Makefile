@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mgr bench-fixed-flops --preset quick
 
 test: $(VENV)/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow --timeout 1800

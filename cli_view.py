@@ -157,7 +157,7 @@ def render_verdicts(verdicts: Mapping[str, Verdict]) -> None:
 
     rows = table("certificate", "", "found")
     for name, verdict in verdicts.items():
-        rows.add_row(name, verdict_mark(verdict.holds), Text(verdict.reason))
+        rows.add_row(Text(name), verdict_mark(verdict.holds), Text(verdict.reason))
     console().print(rows)
 
 

@@ -13,7 +13,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SLACK = 1e-9  # relative: another machine's libm may round the last digits of a recomputed value differently
+SCHEMA = "mgr.demo.v1"
+SEAL_BROKEN = "seal broken: a number or word was changed after it was made"
 UNBOUNDED = sys.float_info.max  # stands for infinity and NaN, which JSON lacks: a check that overflows does not hold
 
 
@@ -60,8 +62,10 @@ class Certificate:
         need = ("id", "statement", "value", "tolerance", "holds", "witness", "seal")
         if missing := [name for name in need if name not in values]:
             raise ValueError(f"certificate: got no {', '.join(missing)}, need {', '.join(need)}")
-        if not isinstance(values["witness"], Mapping):
-            raise ValueError(f"certificate {values['id']!r}: got a witness that is no object")
+        kinds = {"id": str, "statement": str, "value": float | int, "tolerance": float | int, "holds": bool}
+        for name, kind in (kinds | {"witness": Mapping, "seal": str}).items():
+            if not isinstance(values[name], kind) or (isinstance(values[name], bool) and kind is not bool):
+                raise ValueError(f"certificate: got {name} of type {type(values[name]).__name__}")
         witness = {key: unpack(value) for key, value in values["witness"].items()}
         fields: dict[str, Any] = {name: values[name] for name in need} | {"witness": witness}
         return cls(**fields)
@@ -115,9 +119,12 @@ def verify(certificate: Certificate) -> Verdict:
     value exceeds the tolerance.
     """
     if seal(_body(certificate)) != certificate.seal:
-        return Verdict(False, math.nan, "seal broken: a number or word was changed after it was made")
+        return Verdict(False, math.nan, SEAL_BROKEN)
+    import numpy as np
+
     try:
-        value = float(check(certificate.id)(**certificate.witness))
+        with np.errstate(all="ignore"):  # a check that overflows gives no small number, and that is what counts
+            value = float(check(certificate.id)(**certificate.witness))
     except (TypeError, ValueError, ArithmeticError, LookupError, ImportError) as error:
         return Verdict(False, math.nan, f"the witness cannot be checked: {error}")
     value = value if math.isfinite(value) else UNBOUNDED
@@ -130,15 +137,20 @@ def verify(certificate: Certificate) -> Verdict:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """An exported file. Raises ``Unreadable`` where there is none, or one that is no JSON object with certificates."""
+    """An exported file. Raises ``Unreadable`` where there is none, or one that is no result with certificates."""
+    need = "need a file that mgr run --export-json wrote"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
     except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}, need a file that mgr run --export-json wrote") from error
+        raise Unreadable(f"{path}: {error.strerror}, {need}") from error
+    except RecursionError as error:
+        raise Unreadable(f"{path}: no JSON of a result (nested too deep), {need}") from error
     except ValueError as error:
-        raise Unreadable(f"{path}: no JSON ({error}), need a file that mgr run --export-json wrote") from error
+        raise Unreadable(f"{path}: no JSON ({error}), {need}") from error
     if not isinstance(document, dict) or not isinstance(document.get("certificates"), list):
-        raise Unreadable(f"{path}: got no list of certificates, need a file that mgr run --export-json wrote")
+        raise Unreadable(f"{path}: got no list of certificates, {need}")
+    if document.get("schema") != SCHEMA:
+        raise Unreadable(f"{path}: got schema {document.get('schema')!r}, need {SCHEMA!r}, {need}")
     return document
 
 
@@ -146,19 +158,49 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"got {constant}")
 
 
+def _finite(digits: str) -> float:
+    """A number that strict JSON can write again: 1e999 would be read as infinity."""
+    return float(digits) if math.isfinite(float(digits)) else _refuse(digits)
+
+
 def verify_document(document: Mapping[str, Any]) -> dict[str, Verdict]:
     """Verify every certificate of an exported file, and the file's own seal under the key ``document``."""
-    body = {key: value for key, value in document.items() if key != "seal"}
-    intact = seal(body) == document.get("seal")
-    verdicts = {"document": Verdict(intact, math.nan, "seal intact" if intact else "seal broken: the file was changed")}
-    for index, values in enumerate(document.get("certificates", ())):
+    certificates = document.get("certificates", ())
+    verdicts = {"document": _intact(document, certificates)}
+    for index, values in enumerate(certificates):
+        name = values.get("id") if isinstance(values, Mapping) else None
+        name = _printable(name) if isinstance(name, str) and name else f"certificate {index}"
+        if name in verdicts:
+            verdicts[f"{name}, again"] = Verdict(False, math.nan, "malformed: an id that another certificate has")
+            continue
         try:
-            certificate = Certificate.from_json(values)
-            verdicts[certificate.id] = verify(certificate)
+            verdicts[name] = _verify_values(values, document.get("demo"))
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            name = values.get("id") if isinstance(values, Mapping) else None
-            verdicts[str(name or f"certificate {index}")] = Verdict(False, math.nan, f"malformed: {error}")
+            verdicts[name] = Verdict(False, math.nan, f"malformed: {error}")
     return verdicts
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _intact(document: Mapping[str, Any], certificates: Sequence[Any]) -> Verdict:
+    body = {key: value for key, value in document.items() if key != "seal"}
+    if not certificates:
+        return Verdict(False, math.nan, "no certificates: nothing was shown")
+    if seal(body) != document.get("seal"):
+        return Verdict(False, math.nan, "seal broken: the file was changed")
+    return Verdict(True, math.nan, "seal intact")
+
+
+def _verify_values(values: Mapping[str, Any], demo: str | None) -> Verdict:
+    """Verify one entry as it stands in the file: also what reading it as arrays would smooth over has to be sealed."""
+    certificate = Certificate.from_json(values)
+    if seal({key: value for key, value in values.items() if key != "seal"}) != certificate.seal:
+        return Verdict(False, math.nan, SEAL_BROKEN)
+    if demo is not None and certificate.id.partition(".")[0] != demo:
+        return Verdict(False, math.nan, f"malformed: a certificate of another demo than {demo!r}")
+    return verify(certificate)
 
 
 def check(id: str) -> Callable[..., float]:
@@ -174,9 +216,13 @@ def check(id: str) -> Callable[..., float]:
 
 
 def seal(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a document (sorted keys, shortest round-trip digits)."""
-    text = json.dumps(plain(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of the canonical JSON of a document."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def canonical(document: Mapping[str, Any]) -> str:
+    """JSON with sorted keys and shortest round-trip digits: one text for each document, and one document for each."""
+    return json.dumps(plain(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -200,11 +246,18 @@ def _pack(array: np.ndarray) -> dict[str, Any]:
 
 
 def unpack(value: Any) -> Any:
-    """The inverse of :func:`plain` for arrays; other values pass through."""
+    """The inverse of :func:`plain` for arrays; other values pass through.
+
+    Raises ``ValueError`` for an array that ``plain`` would not write so: numbers that its type cannot hold, a shape
+    that they do not fill.
+    """
     import numpy as np
 
     if isinstance(value, Mapping) and set(value) == {"dtype", "shape", "data"}:
-        return np.array(value["data"], dtype=value["dtype"]).reshape(value["shape"])
+        array = np.array(value["data"], dtype=value["dtype"]).reshape(value["shape"])
+        if _pack(array) != value:
+            raise ValueError(f"an array of type {value['dtype']} and shape {value['shape']} with other data")
+        return array
     return value
 
 

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demos import registry
-from demos.certificate import Certificate, plain, seal
+from demos.certificate import SCHEMA, Certificate, plain, seal
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = "mgr.demo.v1"
 ACTS = ("object", "laws", "learning", "limits")
 
 

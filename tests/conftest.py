@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +23,23 @@ settings.load_profile("repeatable")
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where demos keep compiled programs: one folder for all processes of a test run, empty at its start."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one demo go to one process, which then runs it once: those with its name as parameter or in the code."""
+    for item in items:
+        if item.path.name in ("test_demo_run.py", "test_certificates.py") and isinstance(item, pytest.Function):
+            found = re.search(r'(?:result|by_id)\(\s*"([\w-]+)"', inspect.getsource(item.function))
+            name = item.callspec.params.get("name") if hasattr(item, "callspec") else found and found.group(1)
+            if name:
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture

@@ -15,14 +15,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import numpy as np
 import pytest
 from staged_demos import outcome
 
 import cli
 from demos import pool, registry
-from demos.certificate import certify
-from demos.result import DemoConfig, Result, export
+from demos.result import DemoConfig, Result
 from nanochat.config import SuiteConfig
 
 NAMES = [
@@ -314,38 +312,3 @@ def test_bench_adds_the_certificates_of_the_demos(
     ]
     written = json.loads((tmp_path / "certificates" / "tropical.json").read_text())
     assert written["schema"] == "mgr.demo.v1" and written["config"]["quick"]
-
-
-# --- verify -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    """A file as `mgr run --export-json` writes it, with one certificate that can be recomputed."""
-    made = certify("reversible.cayley", "closed form", 1e-12, u=np.zeros(2), v=np.ones(2), matrix=np.eye(2))
-    export(replace(outcome("reversible"), certificates=(made,)), tmp_path / "result.json")
-    return tmp_path / "result.json"
-
-
-def test_verify_recomputes_every_certificate(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute(["verify", str(exported)]) == 0
-    shown = capsys.readouterr().out
-    assert "reversible.cayley" in shown and "seal intact" in shown and "BROKEN" not in shown
-
-
-def test_verify_finds_a_changed_number(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = json.loads(exported.read_text())
-    document["certificates"][0]["witness"]["matrix"]["data"][0] = 1.5
-    exported.write_text(json.dumps(document))
-    assert cli.execute(["verify", str(exported), "--json"]) == 1
-    answer = json.loads(capsys.readouterr().out)
-    assert not answer["holds"] and [entry["holds"] for entry in answer["certificates"]] == [False, False]
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"certificates": 3}', '{"certificates": [NaN]}'])
-def test_verify_refuses_what_is_no_export(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if text is not None:
-        (tmp_path / "x.json").write_text(text)
-    assert cli.execute(["verify", str(tmp_path / "x.json")]) == 2
-    (sentence,) = capsys.readouterr().err.splitlines()
-    assert "x.json" in sentence and "need a file that mgr run --export-json wrote" in sentence
