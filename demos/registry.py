@@ -283,7 +283,31 @@ _DEMOS = (
         theorem="Artin's relations and the Yang-Baxter equation hold exactly for the Burau crossing law",
         twin="--attention-type braid",
         page="braid.md",
-        papers=("arXiv:math/0409205", "arXiv:2411.12537"),
+        papers=(
+            "arXiv:math/0409205",
+            "arXiv:2411.12537",
+            "doi:10.1093/qmath/20.1.235",
+            "doi:10.1006/aima.1997.1605",
+            "doi:10.1016/0040-9383(87)90009-7",
+            "arXiv:math/9904100",
+        ),
+        module="demos.knot_braid.demo",
+        options=(
+            DemoOption(
+                "knot",
+                "figure-eight",
+                "whose braid is drawn, scrambled, brought back and told from others",
+                ("trefoil", "figure-eight", "cinquefoil", "three-twist", "stevedore", "conway"),
+            ),
+            DemoOption("strands", "3", "of the words that are told apart", ("3", "4", "5")),
+            DemoOption(
+                "crossing_law",
+                "ybe",
+                "what a crossing of the layer does: Burau, or turns about two axes that miss Yang-Baxter",
+                ("ybe", "restricted"),
+            ),
+            DemoOption("modulus", "2", "of the matrices to be multiplied: 6 states, or 24", ("2", "3")),
+        ),
     ),
     Demo(
         name="surreal",

@@ -11,6 +11,8 @@ from functools import reduce
 
 from demos.knot_braid.words import strands
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 @dataclass(frozen=True)
 class Laurent:
@@ -56,7 +58,13 @@ class Laurent:
         return sum(coefficient * value**exponent for exponent, coefficient in self.terms)
 
     def __str__(self) -> str:
-        return " + ".join(f"{coefficient} t^{exponent}" for exponent, coefficient in self.terms) or "0"
+        text = ""
+        for exponent, coefficient in self.terms:
+            sign = (" - " if coefficient < 0 else " + ") if text else "-" if coefficient < 0 else ""
+            power = "" if exponent == 0 else "t" if exponent == 1 else "t" + str(exponent).translate(RAISED)
+            size = "" if abs(coefficient) == 1 and power else str(abs(coefficient))
+            text += sign + size + power
+        return text or "0"
 
     def over(self, divisor: Laurent) -> Laurent:
         """The quotient of an exact division.
@@ -84,7 +92,7 @@ def laurent(terms: Mapping[int, int]) -> Laurent:
 
     Example:
         >>> str(laurent({-1: 1, 0: -1, 1: 1}))
-        '1 t^-1 + -1 t^0 + 1 t^1'
+        't⁻¹ - 1 + t'
     """
     return Laurent(tuple(sorted((exponent, value) for exponent, value in terms.items() if value)))
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from demos.matrix_gauge.maths import product, turn
+from demos.matrix_gauge.maths import product
+from demos.octonion.maths import products
 
 Table = tuple[Array, Array, Array, Array, Array, Array]
 
@@ -64,6 +65,22 @@ def frames(choice: Float[Array, "K T 5 n"], table: Table) -> Float[Array, "K T 4
     return jnp.concatenate((left, jnp.stack((jnp.cos(turned), -jnp.sin(turned), flat, flat), -2)), -1)
 
 
+def turning(frame: Float[Array, "K T 4 m"]) -> Float[Array, "K T 4 4 n"]:
+    r"""Orthogonal matrices of :math:`x \mapsto l x \bar r` on blocks of four channels, l and r from :func:`frames`."""
+    left, right = jnp.split(frame, 2, -1)
+    table = products(4).astype(frame.dtype)
+    back = right * jnp.array([1.0, -1.0, -1.0, -1.0])[:, None]
+    return jnp.einsum("ktan,abc,ktdn,cde->ktebn", left, table, back, table)
+
+
+def turn(matrices: Float[Array, "K T 4 4 n"], x: Float[Array, "H T D"], undo: bool = False) -> Float[Array, "H T D"]:
+    """Each matrix acts on the blocks of its heads, the transposed one to undo it; further channels stay."""
+    n = matrices.shape[-1]
+    grouped = x[..., : 4 * n].reshape(len(matrices), -1, x.shape[1], 4, n)
+    moved = jnp.einsum("ktban,kgtbn->kgtan" if undo else "ktabn,kgtbn->kgtan", matrices, grouped)
+    return jnp.concatenate((moved.reshape(*x.shape[:2], 4 * n), x[..., 4 * n :]), -1)
+
+
 def braid_attention(
     q: Float[Array, "H T D"],
     k: Float[Array, "K T D"],
@@ -75,13 +92,13 @@ def braid_attention(
     law: str = "ybe",
 ) -> Float[Array, "H T D"]:
     r""":math:`y_i = P_i^{-1} \sum_{j \le i} \mathrm{softmax}_j(\langle P_i q_i, P_j k_j\rangle/\sqrt D)\,P_j v_j`."""
-    frame = frames(choose(scores, tau, mode), generators(angle, law))
-    q, k, v = (turn(frame, x, "so4") for x in (q, k, v))
+    matrices = turning(frames(choose(scores, tau, mode), generators(angle, law)))
+    q, k, v = (turn(matrices, x) for x in (q, k, v))
     k, v = (jnp.repeat(x, q.shape[0] // k.shape[0], 0) for x in (k, v))
     pairs = q @ k.mT * q.shape[-1] ** -0.5
     causal = jnp.tril(jnp.ones(pairs.shape[-2:], bool))
     mixed = jax.nn.softmax(jnp.where(causal, pairs, -jnp.inf), -1) @ v
-    return turn(frame, mixed, "so4", undo=True)
+    return turn(matrices, mixed, undo=True)
 
 
 def crossing_attention(
@@ -112,3 +129,24 @@ def crossing_attention(
 
     strand, _ = jax.lax.scan(pass_one, jnp.zeros_like(q), (jnp.moveaxis(gate, -1, 0), jnp.moveaxis(v, 1, 0)))
     return strand if keep is not None else strand / jnp.arange(keys - queries + 1, keys + 1)[:, None]
+
+
+def passed(
+    strands: Float[Array, "n D"], letters: Int[Array, " L"], keep: float | None = None
+) -> Float[Array, "L1 n D"]:
+    """What each strand holds before the first and after every letter of a braid word.
+
+    The crossing s_i takes (a, b) on strands i, i + 1 to (b, t a + (1 - t) b), or without t (``restricted``) to
+    (b, a + b); its inverse goes back, and the letter 0 does nothing.
+    """
+    kept, added = (1.0, 1.0) if keep is None else (keep, 1 - keep)
+
+    def step(now: Array, letter: Array) -> tuple[Array, Array]:
+        place = jnp.abs(letter) - 1
+        a, b = now[place], now[place + 1]
+        forth, back = jnp.stack((b, kept * a + added * b)), jnp.stack(((b - added * a) / kept, a))
+        crossed = jax.lax.dynamic_update_slice_in_dim(now, jnp.where(letter > 0, forth, back), place, 0)
+        after = jnp.where(letter == 0, now, crossed)
+        return after, after
+
+    return jnp.concatenate((strands[None], jax.lax.scan(step, strands, letters)[1]))
