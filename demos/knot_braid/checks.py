@@ -189,10 +189,17 @@ def _special(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
     return np.stack([np.stack([alpha, -np.conj(beta)], -1), np.stack([beta, np.conj(alpha)], -1)], -2)
 
 
-def artin(angle: np.ndarray) -> float:
-    """Largest error of s1 s2 s1 = s2 s1 s2, and of s s^-1 = 1, for the generators at each angle."""
-    one, two, back, _ = unitaries(angle, "ybe")
-    return float(max(np.abs(one @ two @ one - two @ one @ two).max(), np.abs(one @ back - np.eye(2)).max()))
+def artin(table: np.ndarray) -> float:
+    """Largest error of s1 s2 s1 = s2 s1 s2, and of s1 and s2 being unitary.
+
+    The table holds real part, phase, and i and j parts of s1 and of s2, a column for each braid.
+    """
+    real, phase, *parts = table
+    turn = np.exp(1j * phase)[:, None, None]
+    one, two = (turn * _special(real + 1j * a, b + 0j) for a, b in (parts[:2], parts[2:]))
+    braided = np.abs(one @ two @ one - two @ one @ two).max()
+    lengths = [np.abs(each @ np.conj(each).swapaxes(-1, -2) - np.eye(2)).max() for each in (one, two)]
+    return float(max(braided, *lengths))
 
 
 def carried(letters: Spelled, angle: np.ndarray, law: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from demos.runtime import seconds
 from demos.stage import Scene, laws, loss_plot, parameters, staged
 from demos.words import number
 
-QUICK = Size(letters=16, pairs=24, steps=300, batch=32, copies=3, tests=100)
+QUICK = Size(letters=16, pairs=24, steps=280, batch=32, copies=3, tests=64)
 FULL = Size(letters=24, pairs=120, steps=800, batch=48, copies=6, tests=300)
 
 

@@ -96,9 +96,9 @@ class Trained:
 
 def learned_certificates(random: np.random.Generator, trained: Trained) -> tuple[list[Certificate], float]:
     """Of the trained layer; and how much respelling a braid changes what it carries."""
-    layer, law, letters = trained.layer, trained.law, trained.tests[:24]
+    layer, law, letters = trained.layer, trained.law, trained.tests[:12]
     missed = int(checks.missed(letters, trained.modulus, law, **layer))
-    left = checks.spelled(letters[:8, :12], layer["crossing"])
+    left = checks.spelled(letters[:, :12], layer["crossing"])
     right = respelled(random, left)
     apart = checks.moved(left, right, layer["angle"]) if law == "ybe" else drawn_apart(layer["angle"])
     certificates = [
@@ -106,8 +106,8 @@ def learned_certificates(random: np.random.Generator, trained: Trained) -> tuple
             "knot-braid.reader",
             f"recomputed, the trained layer says the same after {letters.shape[1]} letters",
             1e-9,
-            letters=letters[:8],
-            said=trained.said[trained.best(STRANDS), :8],
+            letters=letters[:4],
+            said=trained.said[trained.best(STRANDS), :4],
             law=law,
             **layer,
         ),
@@ -151,9 +151,9 @@ def braid_certificates(layer: Mapping[str, np.ndarray], left: np.ndarray, right:
     return [
         certify(
             "knot-braid.artin",
-            "the trained layer's crossings satisfy s1 s2 s1 = s2 s1 s2 and s1 s1^-1 = 1",
+            "the trained layer's crossings are unitary and satisfy s1 s2 s1 = s2 s1 s2",
             1e-12,
-            angle=layer["angle"],
+            table=np.stack([np.asarray(each)[0] for each in table]),
         ),
         certify(
             "knot-braid.executed",

@@ -186,6 +186,31 @@ def test_order_condition_and_products_of_the_nonstandard_demo() -> None:
     assert few.numbers["left"] > 1e3 * usual.numbers["left"] and few.numbers["products"] == 100
 
 
+def test_knots_strands_and_laws_of_the_braid_demo() -> None:
+    usual, other = result("knot-braid"), result("knot-braid", option="knot", value="trefoil")
+    assert other.holds and "trefoil knot" in other.closing[0] and other.plots()[0].text != usual.plots()[0].text
+    said = {item.id: item.statement for item in other.certificates}
+    assert said["knot-braid.jones:knot"].endswith("t + t³ - t⁴")
+    assert said["knot-braid.jones:image"].endswith("-t⁻⁴ + t⁻³ + t⁻¹")
+    wider = result("knot-braid", option="strands", value="5")
+    assert wider.holds and "B5" in str(wider.acts[1].parts) and "B3" in str(usual.acts[1].parts)
+    assert "knot-braid.relation:far" in {item.id for item in wider.certificates} - {
+        item.id for item in usual.certificates
+    }
+    turned = result("knot-braid", option="crossing_law", value="restricted")
+    assert turned.holds and "law restricted" in turned.closing[0]
+    assert turned.numbers["moved"] > 0.01 > 1e-12 > usual.numbers["moved"]
+    assert "knot-braid.moved" in {item.id for item in usual.certificates} - {item.id for item in turned.certificates}
+
+
+@pytest.mark.slow
+def test_matrices_modulo_three_and_a_knot_that_alexander_misses() -> None:
+    other = result("knot-braid", option="modulus", value="3")
+    assert other.holds and other.numbers["classes"] == 24 and other.numbers["parameters"] == 666
+    missed = result("knot-braid", option="knot", value="conway")
+    assert missed.holds and "Alexander takes it for the unknot" in str(missed.acts[0].parts)
+
+
 @pytest.mark.parametrize("base", ["2", *(pytest.param(base, marks=pytest.mark.slow) for base in "57")])
 def test_base_changes_the_numbers_and_the_tree(base: str) -> None:
     usual, other = result("ultrametric"), result("ultrametric", option="base", value=base)

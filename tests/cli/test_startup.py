@@ -28,7 +28,6 @@ QUICK = {
     "missing argument": (["run"], 2),
     "unknown demo": (["run", "trpical"], 2),
     "unknown name": (["info", "adamv"], 2),
-    "planned demo": (["run", "knot-braid"], 3),
     "not a number": (["bench-fixed-flops", "--seeds", "many"], 2),
     "bad value": (["bench-fixed-flops", "--alpha", "2"], 2),
     "unknown preset": (["bench-fixed-flops", "--preset", "quik"], 2),
