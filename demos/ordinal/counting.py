@@ -193,7 +193,7 @@ def streams_heard(random: np.random.Generator, knobs: Knobs) -> tuple[list[Table
         knobs=plain,
         ranks=ranks,
     )
-    table = Table(("losses", "events", "at most", "last rank"), rows)
+    table = Table(("losses", "events", "at most", "last rank"), rows, detail=True)
     return [
         Plot("Ordinal descent", drawing.descent(shown, plain), "descent", {"knobs": sizes, **shown}),
         table,

@@ -342,7 +342,7 @@ def show_limits(trained: Trained) -> Scene:
             "Who knows the end can plan for it. And the schedule does not hear a shift as such: it only hears that "
             "nothing improves, cuts first, and restarts when its cuts are spent, whether or not anything has changed."
         ),
-        Table(("where it loses", "ordinal", "control"), tuple(rows)),
+        Table(("what counts against it", "ordinal", "control"), tuple(rows)),
     ]
     numbers = {
         "end": ends["ordinal"],
@@ -360,10 +360,11 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     n = numbers
     schedules = [key.removesuffix("_both") for key in n if key.endswith("_both")]
     best = schedules[int(n["best_is"])]
+    usual = "cosine" if best == "plateau" else "plateau"
     return (
         f"Stopped at an unknown time, on streams that may change, the ordinal schedule errs by "
         f"{number(n['ordinal_both'])}, {number(n['ratio'])} ± {n['spread']:.2g} of the best control's ({best}) and "
-        f"{against(n['ordinal_both'], n['plateau_both'])} plateau, each tuned as long and learning the same "
+        f"{against(n['ordinal_both'], n[f'{usual}_both'])} {usual}, each tuned as long and learning the same "
         f"{n['parameters']:.0f} numbers; its shown run made {n['events']:.0f} events, each to a lower ordinal.",
         f"On still streams with a known end it errs by {number(n['end'])}, "
         f"{against(n['end'], n['end_control'])} the best control there ({number(n['end_cosine'])} for cosine), after "

@@ -84,7 +84,8 @@ def hydra(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
         heads = np.array([(x1, y1) for _, _, x1, y1 in edges if (x1, y1) not in ends]).reshape(-1, 2)
         axes.plot(x + heads[:, 0], heads[:, 1], "o", color=COLOURS[1], markersize=5, zorder=2)
         axes.plot(x + edges[edges[:, 1] == 0, 0].min(initial=1.0), 0, "s", color=COLOURS[0], markersize=6, zorder=2)
-        axes.annotate(caption.replace(": ", "\n"), (x + 0.5, -0.25), ha="center", va="top", fontsize=9)
+        cut, _, rank = caption.partition(": ")
+        axes.annotate(f"{cut}\n{written(rank)}", (x + 0.5, -0.25), ha="center", va="top", fontsize=9)
     axes.set_ylim(-0.8, 2.2)
     axes.set_axis_off()
 
