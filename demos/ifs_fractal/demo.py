@@ -44,14 +44,16 @@ def scenes(config: DemoConfig, random: np.random.Generator) -> Iterator[Scene]:
     size = QUICK if config.quick else FULL
     attractor = ATTRACTORS[str(config.options["attractor"])]
     ratio, depth = float(config.options["contraction"]), int(config.options["depth"])
-    yield show_object(random, size, attractor, ratio, depth)
+    first = show_object(random, size, attractor, ratio, depth)
+    yield first
     yield show_laws(random, attractor, ratio, depth)
     steps, lessons = config.iterations(size.steps), config.iterations(size.lessons)
     readers = Readers.learn(random, RULE, ("suffix", "softmax", "convolution"), ratio, steps, size.models)
     yield show_learning(readers, Forgetting.learn(random, ratio, depth, lessons), ratio)
     gapped = Readers.learn(random, GAPPED, ("suffix", "convolution"), ratio, steps, size.models)
     unseen = memory.unseen(random, depth, lessons)
-    yield show_limits(random, size, (readers, gapped), unseen, ratio, depth)
+    landscape = first.numbers["picture_error"], first.numbers["means_error"]
+    yield show_limits(random, size, (readers, gapped), unseen, landscape, ratio, depth)
 
 
 def show_object(random: np.random.Generator, size: Size, attractor: Attractor, ratio: float, depth: int) -> Scene:
@@ -261,7 +263,7 @@ def counted(count: int, noun: str) -> str:
 
 def percent(share: float) -> str:
     """With one decimal."""
-    return f"{100 * share:.1f} %"
+    return f"{share:.1%}"
 
 
 def forgetting_plot(forgetting: Forgetting) -> Plot:
@@ -323,6 +325,7 @@ def show_limits(
     size: Size,
     readers: tuple[Readers, Readers],
     unseen: Mapping[str, float],
+    landscape: tuple[float, float],
     ratio: float,
     depth: int,
 ) -> Scene:
@@ -330,7 +333,7 @@ def show_limits(
     rule, gapped = readers
     noise = random.uniform(size=(size.pixels, size.pixels))
     code = picture.encode(noise, ratio)
-    decoded = picture.decoded(code, noise, int(np.ceil(-40 / np.log(ratio))))[-1]
+    decoded = picture.decoded(code, noise, picture.settled(ratio))[-1]
     share = {kind: float(gapped.near[kind].mean()) for kind in gapped.near}
     letters, full = memory.letters(random, ratio), filled(random, ratio, depth)
     skipped = min(GAPPED.back) - 1
@@ -339,15 +342,17 @@ def show_limits(
         (f"rule that skips the last {skipped} bits", *map(percent, share.values())),
         ("words never shown, error: MLP", *(number(unseen[k]) for k in ("address memory", "MLP"))),
         ("picture of noise, error: means of 2 x 2", number(rms(decoded - noise)), number(rms(means(noise) - noise))),
+        ("the landscape, error: means of 2 x 2", *map(number, landscape)),
     ]
+    even = int(np.abs(full["facts"] - 1).argmin())
     point = f"One point in float64 holds {letters} letters at s = {ratio:g}"
     parts: list[Part] = [
         Text(
-            "A short convolution of queries and keys sees the last tokens as well, and may skip some. Cells know "
-            "nothing of cells: a word never written reads as 0, while an MLP guesses by the rule. Noise is not like "
-            "itself. All at equal parameters or numbers."
+            "A short convolution of queries and keys sees the last tokens as well, and may skip some. With hard "
+            "addresses the memory is a dictionary, and an array with the same index would do: a word never written "
+            "reads as 0, while an MLP guesses by the rule. Noise is not like itself. All at equal numbers."
         ),
-        Table(("where it loses: control", "fractal", "control"), tuple(rows)),
+        Table(("task: control", "fractal", "control"), tuple(rows)),
         Plot(
             f"Full memories: facts read back, in units of the {memory.ARITY**depth} cells",
             terminal.chart(
@@ -361,12 +366,9 @@ def show_limits(
             full,
         ),
         Text(
-            f"{point}; "
-            + (
-                f"by its gap, {memory.expected_letters(ratio):.1f}."
-                if ratio < 0.5
-                else "its pieces overlap, and many words share a point's neighbourhood."
-            )
+            f"When as many facts were written as there are cells, the cells still hold {full['read back'][even]:.0%} "
+            f"of them, the list {full['list of keys'][even]:.0%}. {point}; "
+            + (f"by its gap, {memory.expected_letters(ratio):.1f}." if ratio < 0.5 else "its pieces overlap.")
         ),
         letters_plot(random),
     ]
@@ -396,17 +398,22 @@ def letters_plot(random: np.random.Generator) -> Plot:
 def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
     """What was seen, from the numbers."""
     n, s = numbers, config.options["contraction"]
-    tie = abs(n["convolution_near"] - n["suffix_near"]) < 0.01
     return (
         f"With s = {s} one layer of {n['parameters']:.0f} parameters that compares histories gets "
         f"{percent(n['suffix_far'])} of a rule of order {RULE.order} right beyond the trained length, softmax "
         f"{percent(n['softmax_far'])}; after {TASKS} tasks the memory errs by {number(n['memory_forgets'])} on the "
         f"first, an MLP of as many numbers by {number(n['mlp_forgets'])}.",
-        f"A short convolution {'ties' if tie else 'differs'} where it was trained ({percent(n['convolution_near'])} "
-        f"against {percent(n['suffix_near'])}), and where the rule skips bits it has {percent(n['gapped_convolution'])}"
-        f" against {percent(n['gapped_suffix'])}; on words never shown the memory errs "
-        f"{against(n['unseen_memory'], n['unseen_mlp'])} the MLP; one point holds {n['letters']:.0f} letters.",
+        f"A short convolution of equal size {outcome(n['convolution_near'], n['suffix_near'])} at the trained length "
+        f"and {outcome(n['gapped_convolution'], n['gapped_suffix'])} where the rule skips bits; on words never "
+        f"shown the memory errs {against(n['unseen_memory'], n['unseen_mlp'])} the MLP; one point holds "
+        f"{n['letters']:.0f} letters.",
     )
+
+
+def outcome(share: float, other: float, margin: float = 0.01) -> str:
+    """Whether the first share wins, with both."""
+    word = "ties" if abs(share - other) < margin else "wins" if share > other else "loses"
+    return f"{word} ({percent(share)} against {percent(other)})"
 
 
 run = staged(scenes, closing)

@@ -56,7 +56,7 @@ def attractor_plot(attractor: Attractor, points: np.ndarray, symbols: np.ndarray
     outline = np.stack([low, [high[0], low[1]], high, [low[0], high[1]], low])
     frames = checks.union(attractor.matrices, attractor.offsets, outline).reshape(-1, 5, 2)
     return Plot(
-        f"The {attractor.name}: from a square, the attractor, and which map made which piece",
+        f"The {attractor.name} and its collage: which map made which piece",
         drawing.attractor(points[:DRAWN], symbols[:DRAWN], start, steps),
         "collage",
         {"points": points, "symbols": symbols, "outline": outline, "frames": frames},
@@ -70,7 +70,7 @@ def picture_parts(
     image = picture.landscape(random, pixels)
     code = picture.encode(image, ratio)
     start = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((pixels // 8, pixels // 8)))
-    steps = int(np.ceil(-40 / np.log(ratio)))
+    steps = picture.settled(ratio)
     path = picture.decoded(code, start, steps)
     made = path[-1]
     witness = {

@@ -15,7 +15,7 @@ PIECES = (*COLOURS, "#5f4b8b", "#8c564b", "#7f7f7f", "#17becf")
 def collage(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """The attractor in the colours of its pieces, a frame around it, and the frame's image under each map."""
     points, symbols = arrays["points"], arrays["symbols"]
-    axes.scatter(*points.T, s=0.4, c=np.array(PIECES)[symbols], linewidths=0, rasterized=True)
+    axes.scatter(*points.T, s=max(0.3, 8000 / len(points)), c=np.array(PIECES)[symbols], linewidths=0, rasterized=True)
     axes.plot(*arrays["outline"].T, color="0.6", linewidth=0.8)
     for index, (corners, colour) in enumerate(zip(arrays["frames"], PIECES, strict=False)):
         axes.plot(*corners.T, color=colour, linewidth=1, label=f"image under map {'abcdefgh'[index]}")

@@ -82,6 +82,11 @@ def encode(image: np.ndarray, most: float) -> Code:
     return Code(*encoded(image, most))
 
 
+def settled(factor: float) -> int:
+    """Steps after which nothing is left of the start in float64."""
+    return int(np.ceil(-40 / np.log(factor)))
+
+
 @partial(jax.jit, static_argnames="steps")
 def _decoded(start: Array, domain: Array, factor: Array, shift: Array, steps: int) -> Float[Array, "steps n n"]:
     code = Code(domain, factor, shift)
