@@ -72,28 +72,31 @@ class Index:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The table, made if it is not there; a file that is no database is made anew."""
-        for attempt in (1, 2):
-            connection = sqlite3.connect(self.path, timeout=30)
-            try:
-                columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
-                known = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
-                if known != list(COLUMNS):
-                    raise sqlite3.DatabaseError("columns of another version")
-            except sqlite3.DatabaseError:
-                connection.close()
-                if attempt == 2:
-                    raise
-                self.drop()
-                continue
-            break
+        """The table, made if it is not there; a file that is no database, or has other columns, is made anew."""
+        try:
+            connection = self._connect()
+        except sqlite3.DatabaseError:
+            self.drop()
+            connection = self._connect()
         try:
             with connection:
                 yield connection
         finally:
             connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30)
+        try:
+            columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
+            known = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+            if known != list(COLUMNS):
+                raise sqlite3.DatabaseError("columns of another version")
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
 
     def drop(self) -> None:
         """Throw the index away; the next question makes it anew."""
