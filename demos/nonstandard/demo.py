@@ -33,7 +33,7 @@ class Size:
 
 
 QUICK = Size(steps=40, networks=3, walkers=400, rows=24)
-WHOLE = Size(steps=150, networks=5, walkers=1000, rows=60)
+WHOLE = Size(steps=300, networks=7, walkers=1000, rows=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +409,7 @@ def show_limits(choice: Choice, valley: tuple[np.ndarray, np.ndarray], left: flo
     batches = tuple(network.loss(name, DRAWN) for name in ("macro", "Adam"))
     rows = [
         (f"loss with batches of {BATCH}, equal work", *map(number, batches), "Adam"),
-        ("one step of one network, microseconds", *(number(1e6 * each) for each in clock), "Adam"),
+        ("one step of a network, µs of processor", *(number(1e6 * each) for each in clock), "Adam"),
         ("numbers kept beside each weight", str(choice.krylov), "2", "Adam"),
         (f"loss left of the quadratic, {products} products", tiny(left), tiny(simple), "conjugate gradients"),
         (f"log cosh w from {HILL:g}, |w| after 50 steps", number(jumping), number(plain), "descent, rate 1"),
@@ -458,7 +458,7 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
         f"{against(n['network_macro'], n['network_adam'])} Adam with equal work.",
         f"With batches of {BATCH} their loss is {number(n['batch_macro'])}, "
         f"{against(n['batch_macro'], n['batch_adam'])} Adam's at equal work; a step takes {number(n['slower'])} times "
-        f"as long, conjugate gradients leave {tiny(n['conjugate'])} of a quadratic where as many products leave them "
+        f"the processor, conjugate gradients leave {tiny(n['conjugate'])} of a quadratic where as many products leave them "
         f"{tiny(n['left'])}, and on log cosh w they end {number(n['jumping'])} from the minimum.",
     )
 

@@ -24,7 +24,9 @@ def microscope(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
         label = title.replace("²", "$^2$").replace("ε", r"$\varepsilon$")
         axes.annotate(label, (-1.5, y + 0.08), fontsize=9, color="0.3")
         kept = seen[np.abs(seen[:, 1]) <= 1.5]
-        for row, x in enumerate(np.unique(kept[:, 1])[::-1]):
+        spots = np.unique(kept[:, 1])
+        for x, right in zip(spots, [*spots[1:], np.inf], strict=True):
+            row = right - x < 0.6  # a name whose neighbour is near goes below it
             names = ",  ".join(NAMES[int(i)] for i in kept[kept[:, 1] == x, 0])
             axes.annotate(names, (x, y - 0.1 - 0.14 * row), ha="center", va="top", fontsize=8)
         axes.plot(kept[:, 1], 0 * kept[:, 1] + y, "o", color=COLOURS[0], markersize=6)
@@ -43,7 +45,7 @@ def trajectories(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     grid = along[None] ** 2 + condition * across[:, None] ** 2
     axes.contour(along, across, grid, levels=np.linspace(0.05, 1.1, 8) ** 2 * condition, colors="0.88", linewidths=0.7)
     axes.plot(*arrays["flow"].T, color="0.2", linewidth=1.2, label="the flow")
-    axes.plot(*arrays["series"].T, "-", color=COLOURS[1], linewidth=3.5, alpha=0.6, label=str(arrays["series_name"]))
+    axes.plot(*arrays["series"].T, "-", color=COLOURS[1], linewidth=2.2, alpha=0.6, label=str(arrays["series_name"]))
     axes.plot(*arrays["Adam"].T, "-", color=COLOURS[2], linewidth=1.2, label="Adam")
     axes.plot(*arrays["macro"].T, "o", color=COLOURS[0], markersize=4.5, label="macro steps")
     axes.plot(0, 0, "+", color="0.1", markersize=9)

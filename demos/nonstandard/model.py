@@ -157,7 +157,7 @@ class Trained:
         cases: kind of batches and number of steps, for each case.
         found: final weights (M, R, C, P), losses of each step's batch (M, R, C, steps) and the last look.
         errors: of the final weights on all samples (M, R, C), ``LOST`` where they diverged.
-        seconds: of one step of one network, all of them side by side.
+        seconds: of the processor for one step of one network, all of them side by side.
     """
 
     cases: tuple[tuple[int, int], ...]
@@ -190,9 +190,9 @@ def train(
     part = share[[kind for kind, _ in cases], :longest]
     given = (*tasks, start, RATES, part, np.array([steps for _, steps in cases]))
     run = sweep.lower(*given, arm=arm).compile()
-    begun = time.perf_counter()
+    begun = time.process_time()
     found, errors = jax.tree.map(np.asarray, run(*given))
-    taken = (time.perf_counter() - begun) / (longest * errors.size)
+    taken = (time.process_time() - begun) / (longest * errors.size)
     return Trained(cases, found, errors, taken)
 
 
