@@ -457,9 +457,9 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
         f"{against(n['network_macro'], n['network_adam_steps'])} as many steps of Adam and "
         f"{against(n['network_macro'], n['network_adam'])} Adam with equal work.",
         f"With batches of {BATCH} their loss is {number(n['batch_macro'])}, "
-        f"{against(n['batch_macro'], n['batch_adam'])} Adam's at equal work; a step takes {number(n['slower'])} times "
-        f"the processor, conjugate gradients leave {tiny(n['conjugate'])} of a quadratic where as many products leave them "
-        f"{tiny(n['left'])}, and on log cosh w they end {number(n['jumping'])} from the minimum.",
+        f"{against(n['batch_macro'], n['batch_adam'])} Adam's at equal work; a step costs {number(n['slower'])} times "
+        f"the processor time of Adam's, and conjugate gradients leave {tiny(n['conjugate'])} of a quadratic where as "
+        f"many products leave them {tiny(n['left'])}.",
     )
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental.jet import jet
 
-from demos.hahn import EPSILON, series
-from demos.nonstandard import levi_civita
+from demos.hahn import EPSILON, series, standard_part
+from demos.nonstandard import checks, levi_civita, model, stiff
 
 ORDER = 8
 FUNCTIONS = {
@@ -78,3 +78,31 @@ def _power(x, n):
 
 def test_an_identity_of_the_standard_parts_alone_does_not_transfer():
     assert (EPSILON + 1) * (EPSILON + 1) != EPSILON * 2 + 1  # equal standard parts, and equal first derivatives
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0, 3.0])
+def test_infinitely_many_euler_steps_end_where_the_flow_does(rate):
+    """And the powers of epsilon say where finitely many end, one digit more with each."""
+    value = levi_civita.compounded(rate, 4)
+    assert float(standard_part(value)) == pytest.approx(math.exp(-rate), rel=1e-14)
+    exact = (1 - rate / 1000) ** 1000
+    said = np.cumsum([float(value.coefficient(-k)) * 1000.0**-k for k in range(5)])
+    errors = np.abs(said - exact)
+    assert errors[-1] < 1e-12 and errors[0] > 100 * errors[1] > 1e4 * errors[2]
+
+
+@pytest.mark.parametrize(("order", "longest"), [(1, 2.0), (2, 2.0), (3, 2.5127), (4, 2.7853)])
+def test_truncated_series_are_stable_as_far_as_runge_and_kutta_are(order, longest):
+    """Bounds on the negative real axis: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.2."""
+    assert stiff.reach(order) == pytest.approx(longest, abs=0.02)
+
+
+def test_the_gradient_of_the_checks_is_the_networks():
+    """And the imaginary step is a Hessian product."""
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, y, w = *model.draw(random, 1e4), model.initial(random)
+        gradient = np.asarray(jax.grad(model.loss)(w, x, y))
+        product = np.asarray(jax.jvp(lambda v: jax.grad(model.loss)(v, x, y), (w,), (gradient,))[1])
+    np.testing.assert_allclose(checks.gradient(w, x, y), gradient, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(checks.hessian_product(w, x, y, gradient), product, rtol=1e-9, atol=1e-14)
