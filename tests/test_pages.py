@@ -14,6 +14,9 @@ SITE = ROOT / "markdown_documentation" / "site"
 LINK = re.compile(r"""(?:\]\(|\bsrc=")([^)"\s]+)[)"]""")
 FILE = re.compile(r"`((?:nanochat|demos|tests|benchmarks|examples|suites)/[\w./-]+\.(?:py|cpp|toml|md))(?:::\w+)?`")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+FRAMEWORKS = sorted((ROOT / "markdown_documentation").glob("[a-z]*.md"))
+NO_INLINE = re.compile(r"^```.*?^```|^\$\$.*?\$\$|`[^`]*`", re.MULTILINE | re.DOTALL)
+"""Code and formulas on lines of their own."""
 EXAMPLES = ("CONTRIBUTING.md",)
 """Pages that name files which a reader is to write."""
 
@@ -39,6 +42,11 @@ def broken(page: Path) -> list[str]:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             found.append(target)
     return found
+
+
+def formulas(page: Path) -> list[str]:
+    """Formulas within lines of text."""
+    return re.findall(r"\$([^$]+)\$", NO_INLINE.sub("", page.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -82,6 +90,18 @@ def test_the_site_is_configured_to_load_nothing_from_elsewhere(name):
     text = (SITE / name).read_text()
     assert re.findall(r"(?<!\S)//\S+|https?:\S+|@import.*", text) == []
     assert name != "mkdocs.yml" or "font: false" in text  # the theme would ask for a font otherwise
+
+
+@pytest.mark.parametrize("page", FRAMEWORKS, ids=lambda page: page.stem)
+def test_inline_formulas_survive_markdown(page):
+    """Where Markdown comes first, as on GitHub, a backslash before punctuation is an escape and lost to the formula."""
+    assert [formula for formula in formulas(page) if re.search(r"\\[^A-Za-z\s]|\\operatorname", formula)] == []
+
+
+def test_an_escaped_formula_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("$a$, $\\{b\\}$ and `$c$`\n\n$$\n\\{d\\}\n$$\n\n```\n$e$\n```\n")
+    assert formulas(page) == ["a", r"\{b\}"]
 
 
 def test_a_dead_link_is_found(tmp_path):
