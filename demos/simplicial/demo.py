@@ -63,7 +63,7 @@ class Size:
 
 
 QUICK = Size(steps=400, batch=64, models=2, pool=4096, lessons=300, controls=(SOFTMAX,))
-FULL = Size(steps=1200, batch=128, models=4, pool=16384, lessons=600, controls=(SOFTMAX, DEEP))
+FULL = Size(steps=1000, batch=64, models=4, pool=16384, lessons=600, controls=(SOFTMAX, DEEP))
 
 
 def scenes(config: DemoConfig, random: np.random.Generator) -> Iterator[Scene]:
@@ -248,8 +248,8 @@ def show_learning(random: np.random.Generator, built: Built, arms: dict[str, Arm
     count = len(arms[form].right)
     parts = [
         Text(
-            f"Match3: is the last of ten words of {BITS} bits the XOR of two others? Knowing one other word never "
-            "helps. A head over triangles weighs pairs of words in one softmax; what its second keys and values take, "
+            f"Match3: is the last of ten words of {BITS} bits the XOR of two others? No other word alone tells "
+            "anything. A head over triangles weighs pairs of words in one softmax; what its second keys and values take, "
             f"the controls have in wider heads. {count} models of each kind."
         ),
         Table(("head", "parameters", "right", "worst model"), tuple(rows), title="Share of right answers, chance 0.5"),
@@ -398,8 +398,8 @@ def show_limits(random: np.random.Generator, few: Mapping[str, Arm], modular: Ar
         Table(("where it loses", "this", "control", "which is"), rows),
         Text(
             f"Numbers mod {MODULUS} given as learned vectors, not as bits: do three add up to 0? After as many steps "
-            f"the same head is right in {100 * modular.right.mean():.0f} % of cases (worst model "
-            f"{100 * modular.right.min():.0f} %)."
+            f"the same head is right in {percent(modular.right.mean())} of cases (worst model "
+            f"{percent(modular.right.min())})."
         ),
     ]
     numbers = {
@@ -414,8 +414,8 @@ def show_limits(random: np.random.Generator, few: Mapping[str, Arm], modular: Ar
 
 
 def percent(share: float) -> str:
-    """Of 100, without decimals."""
-    return f"{100 * share:.0f} %"
+    """Of 100."""
+    return f"{100 * share:.1f} %"
 
 
 def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:

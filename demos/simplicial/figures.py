@@ -9,43 +9,48 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from demos.plots import COLOURS, Draw, lines, loss, plain_axes
-from demos.simplicial.surfaces import field
+from demos.simplicial.surfaces import SPACING, field
 
 
 def flow(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
-    """The flow and two of its parts small, the harmonic part large; arrows at the middles of triangles."""
+    """The flow and two of its parts small and on one scale, the harmonic part large; arrows in triangles' middles."""
     axes.set_axis_off()
-    low, high = arrays["corners"].min((0, 1)), arrays["corners"].max((0, 1))
-    strongest = max(strength(arrays, name).max() for name in ("flow", "harmonic"))
+    middles = arrays["corners"].mean(1)
+    vectors = {name: field(arrays["corners"], arrays[name], middles) for name in NAMES}
+    longest = {name: float(np.linalg.norm(each, axis=-1).max()) for name, each in vectors.items()}
     for row, name in enumerate(("flow", "gradient", "curl")):
-        panel(axes.inset_axes((0.0, 0.68 - 0.34 * row, 0.36, 0.3)), arrays, name, strongest, low, high)
-    panel(axes.inset_axes((0.38, 0.0, 0.62, 0.96)), arrays, "harmonic", strongest, low, high)
+        place = axes.inset_axes((0.0, 0.69 - 0.345 * row, 0.36, 0.27))
+        panel(place, arrays["corners"], vectors[name], longest["flow"], NAMES[name])
+    large = axes.inset_axes((0.38, 0.0, 0.62, 0.96))
+    panel(large, arrays["corners"], vectors["harmonic"], max(longest["harmonic"], 1e-9), NAMES["harmonic"])
 
 
-def strength(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Lengths of a flow's vectors at the middles of triangles."""
-    return np.linalg.norm(field(arrays["corners"], arrays[name], arrays["corners"].mean(1)), axis=-1)
+NAMES = {"flow": "a flow", "gradient": "gradient", "curl": "eddies", "harmonic": "harmonic part"}
 
 
-def panel(
-    axes: Axes, arrays: Mapping[str, np.ndarray], name: str, strongest: float, low: np.ndarray, high: np.ndarray
-) -> None:
-    """One flow on the triangulation, arrows darker where it is stronger."""
-    corners = arrays["corners"]
-    middles = corners.mean(1)
-    vectors = field(corners, arrays[name], middles)
+def panel(axes: Axes, corners: np.ndarray, vectors: np.ndarray, longest: float, title: str) -> None:
+    """One flow on the triangulation, the longest arrow as long as an edge, and darker where it is stronger."""
     axes.add_collection(PolyCollection(list(corners), facecolor="0.97", edgecolor="0.85", linewidth=0.3))
     size = np.linalg.norm(vectors, axis=-1)
-    shown = size > 0.02 * strongest
+    shown = size > 0.02 * longest
     if shown.any():
         axes.quiver(
-            *middles[shown].T, *vectors[shown].T, size[shown], cmap="viridis_r", clim=(0, strongest), pivot="mid",
-            angles="xy", scale_units="xy", scale=6 * strongest, width=0.006,
-        )  # fmt: skip
-    axes.set(xlim=(low[0] - 0.03, high[0] + 0.03), ylim=(low[1] - 0.03, high[1] + 0.03))
+            *corners.mean(1)[shown].T,
+            *vectors[shown].T,
+            size[shown],
+            cmap="viridis_r",
+            clim=(-0.3 * longest, longest),  # the palest yellow is too pale
+            pivot="mid",
+            angles="xy",
+            scale_units="xy",
+            scale=longest / SPACING,
+            width=0.006,
+        )
+    low, high = corners.min((0, 1)) - 0.03, corners.max((0, 1)) + 0.03
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set_aspect("equal")
     axes.set_axis_off()
-    axes.set_title({"flow": "a flow", "curl": "eddies", "harmonic": "harmonic part"}.get(name, name), fontsize=8)
+    axes.set_title(title, fontsize=8, pad=2)
 
 
 def diffusion(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:

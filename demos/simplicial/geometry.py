@@ -227,7 +227,7 @@ def decay_plot(built: Built) -> Plot:
         total = spread.result.sum(-1)
         uneven = np.abs(spread.result - total[:, None] / len(spread.start)).sum(-1)
         series = {"total": total / spread.start.sum(), "unevenness": uneven / spread.start.sum()}
-    shown = {name: np.maximum(values, floor) for name, values in series.items() if values.max() > floor}
+    shown = {name: np.where(values > floor, values, np.nan) for name, values in series.items() if values.max() > floor}
     text = terminal.chart(
         {name: (spread.times, values) for name, values in shown.items()},
         xlabel="time",
