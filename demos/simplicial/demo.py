@@ -248,9 +248,9 @@ def show_learning(random: np.random.Generator, built: Built, arms: dict[str, Arm
     count = len(arms[form].right)
     parts = [
         Text(
-            f"Match3: is the last of ten words of {BITS} bits the XOR of two others? No other word alone tells "
-            "anything. A head over triangles weighs pairs of words in one softmax; what its second keys and values take, "
-            f"the controls have in wider heads. {count} models of each kind."
+            f"Match3: is the last of ten words of {BITS} bits the XOR of two others? No other word tells by itself. A "
+            "head over triangles weighs pairs of words in one softmax; what its second keys and values take, the "
+            f"controls have in wider heads. {count} models of each kind."
         ),
         Table(("head", "parameters", "right", "worst model"), tuple(rows), title="Share of right answers, chance 0.5"),
         loss_plot({names(kind): arm.losses.mean(0) for kind, arm in arms.items()}),
@@ -375,6 +375,7 @@ def show_limits(random: np.random.Generator, few: Mapping[str, Arm], modular: Ar
     """A task for one word, sums of learned numbers, directions that no hole carries, and the time of a call."""
     form = modular.kind
     triangle, softmax = few[form], few[SOFTMAX]
+    fitted = float(triangle.losses[:, -20:].mean())
     q, k, v, second_k, second_v = random.normal(size=(5, TIMED, CHANNELS))
     ones = np.ones_like(q)
     attention = jax.jit(maths.folded_attention, static_argnums=(5, 6))
@@ -393,7 +394,8 @@ def show_limits(random: np.random.Generator, few: Mapping[str, Arm], modular: Ar
     parts = [
         Text(
             "Where one word is enough, pairs of words are too many ways to explain a few examples: the head over "
-            "triangles learns them by heart. And the reader of holes is blind to what no hole carries."
+            f"triangles fits its {FEW} to a loss of {number(fitted)}, and the table says what it makes of new ones. "
+            "And the reader of holes is blind to what no hole carries."
         ),
         Table(("where it loses", "this", "control", "which is"), rows),
         Text(
@@ -405,6 +407,7 @@ def show_limits(random: np.random.Generator, few: Mapping[str, Arm], modular: Ar
     numbers = {
         "few_right": float(triangle.right.mean()),
         "few_softmax": float(softmax.right.mean()),
+        "few_loss": fitted,
         "modular_right": float(modular.right.mean()),
         "slower": slow / fast,
         "slope_right": slopes.kernel.accuracy,
@@ -429,10 +432,10 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
         f"and a reader of {n['reader_parameters']:.0f} numbers that knows them tells directions of {mode} flows in "
         f"{percent(n['reader_right'])}, one of {n['plain_parameters']:.0f} that does not in "
         f"{percent(n['plain_right'])}.",
-        f"Where one word is enough, triangles learn {FEW} examples by heart and are right in {percent(n['few_right'])} "
-        f"of new ones, softmax in {percent(n['few_softmax'])}; a call takes {number(n['slower'])} times as long; asked "
-        f"for the direction of a gradient, the reader of holes is right in {percent(n['slope_right'])}, the plain one "
-        f"in {percent(n['slope_plain'])}.",
+        f"Where one word is enough, triangles fit {FEW} examples to a loss of {number(n['few_loss'])} and are right in "
+        f"{percent(n['few_right'])} of new ones, softmax in {percent(n['few_softmax'])}; a call takes "
+        f"{number(n['slower'])} times as long; asked for the direction of a gradient, the reader of holes is right in "
+        f"{percent(n['slope_right'])}, the plain one in {percent(n['slope_plain'])}.",
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from itertools import combinations, product
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demos.simplicial import maths
 from demos.simplicial.complexes import (
     Bar,
     betti,
     boundary,
     closure,
+    exchange,
     flag_complex,
     heat,
     hodge,
@@ -21,6 +24,7 @@ from demos.simplicial.complexes import (
     persistence,
     rank,
 )
+from demos.simplicial.surfaces import SPACING, SURFACES, field, side_flows
 
 CIRCLE = closure([(0, 1), (1, 2), (0, 2)])
 DISK = closure([(0, 1, 2), (0, 2, 3)])
@@ -126,6 +130,59 @@ def test_diffusion_keeps_mass_and_ends_in_the_harmonic_part():
     np.testing.assert_allclose(heat(MOEBIUS_TORUS, 1, torus, 200.0), hodge(MOEBIUS_TORUS, 1, torus).harmonic, atol=1e-9)
     flow = np.random.default_rng(4).normal(size=len(complex[1]))
     assert heat(complex, 1, flow, 0.7).sum() != pytest.approx(flow.sum(), abs=1e-3)  # a flow has no mass to keep
+
+
+def test_without_signs_diffusion_keeps_the_total():
+    complex = random_flag(5)
+    operator = exchange(complex, 1)
+    mass = np.random.default_rng(1).random(len(complex[1]))
+    levels, modes = np.linalg.eigh(operator)
+    spread = modes @ (np.exp(-0.3 * levels) * (modes.T @ mass))
+    assert spread.sum() == pytest.approx(mass.sum(), abs=1e-12) and spread.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "mod_two"),
+    [
+        ("annulus", (1, 1, 0), (1, 1, 0)),
+        ("disk", (1, 0, 0), (1, 0, 0)),
+        ("pants", (1, 2, 0), (1, 2, 0)),
+        ("torus", (1, 2, 1), (1, 2, 1)),
+        ("klein", (1, 1, 0), (1, 2, 1)),
+    ],
+)
+def test_surfaces_have_their_holes_and_their_arrows_follow_the_flow(name, numbers, mod_two):
+    surface = SURFACES[name]()
+    assert betti(surface.complex) == numbers and betti(surface.complex, 2) == mod_two
+    flow = np.random.default_rng(0).normal(size=len(surface.complex[1]))
+    sides = side_flows(surface.complex, flow)
+    for side, (i, j) in enumerate(((0, 1), (0, 2), (1, 2))):
+        along = surface.corners[:, j] - surface.corners[:, i]
+        inside = surface.corners.mean(1) * 1e-6 + (surface.corners[:, i] + along / 2) * (1 - 1e-6)
+        assert np.abs((field(surface.corners, sides, inside) * along).sum(-1) - sides[:, side]).max() < 1e-4
+    apart = surface.distances()
+    near = surface.adjacency > 0
+    assert np.abs(apart - apart.T).max() < 1e-12 and np.abs(apart[near] - SPACING).max() < 1e-12
+    assert np.isnan(field(surface.corners, sides, np.array([[9.0, 9.0]]))).all()
+
+
+@pytest.mark.parametrize("form", ["trilinear", "determinant"])
+def test_attention_without_triples_is_attention_over_triples(form):
+    with jax.enable_x64(True):
+        layer = np.random.default_rng(0).normal(size=(5, 12, 7))
+        whole = maths.simplicial_attention(*layer, window=(9, 4), form=form)
+        folded = maths.folded_attention(*layer, window=(9, 4), form=form)
+        narrow = maths.folded_attention(*layer, window=(9, 3), form=form)
+    assert np.abs(whole - folded).max() < 1e-12 < np.abs(whole - narrow).max()
+
+
+def test_the_mean_of_random_walks_is_the_heat_equation():
+    complex = random_flag(3)
+    flow, times = np.random.default_rng(1).normal(size=len(complex[1])), np.array([0.1, 2.0])
+    with jax.enable_x64(True):
+        found = maths.diffuse(laplacian(complex, 1), flow, times, 200)
+    for time, spread in zip(times, np.asarray(found), strict=True):
+        np.testing.assert_allclose(spread, heat(complex, 1, flow, time), atol=1e-12)
 
 
 class TestPersistence:
