@@ -35,7 +35,7 @@ class Size:
     models: int
 
 
-QUICK = Size(points=12000, pixels=32, steps=160, lessons=300, models=1)
+QUICK = Size(points=12000, pixels=32, steps=120, lessons=300, models=1)
 FULL = Size(points=60000, pixels=64, steps=500, lessons=1500, models=3)
 
 
