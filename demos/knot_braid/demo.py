@@ -262,7 +262,7 @@ def show_learning(random: np.random.Generator, size: Size, trained: Trained) -> 
         Table(
             ("letters", *map(str, TESTED)),
             tuple(table),
-            title=f"Share of right answers after so many letters; trained up to {tasks.TRAINED}",
+            title=f"Right after so many letters, trained on {tasks.TRAINED}",
         ),
         Text(outcome(trained, solved, size.copies, order, apart)),
         loss_plot({name: trained.losses[name][trained.best(name)] for name in (STRANDS, SOFTMAX)}),
@@ -273,12 +273,12 @@ def show_learning(random: np.random.Generator, size: Size, trained: Trained) -> 
 
 def outcome(trained: Trained, solved: Mapping[str, int], copies: int, order: str, apart: float) -> str:
     """How many models hold, which crossings they learned, and whether those see braids."""
-    holding = ", ".join(f"{count} of {copies} {name}" for name, count in solved.items())
+    holding = "; ".join(f"{count} of {copies} {name}" for name, count in solved.items())
     learned = f"Right on over 99 % of the longest words: {holding}. In the model shown crossings learned orders {order}"
     if trained.law == "ybe":
         return (
-            f"{learned}; rounded, a crossing is undone after finitely many more, and no word is too long. However a "
-            f"braid is spelled, the strands carry the same, to {apart:.0e}."
+            f"{learned}; rounded, the matrices of all braids are finitely many, and nothing drifts. However a braid "
+            f"is spelled, the strands carry the same, to {apart:.0e}."
         )
     return f"{learned}. R3 is no relation here: spelling 1 2 1 as 2 1 2 changes what strands carry by {number(apart)}."
 
@@ -330,8 +330,8 @@ def show_limits(trained: Trained) -> Scene:
     table.append((f"all models on {len(trained.tests)} tests, ms", *(number(1e3 * spent[name]) for name in shares)))
     parts = [
         Text(
-            "How many of the four letters occurred more than once? No braid answers that, and the parameters that "
-            "choose crossings would be worth more in a hidden layer, as the control has. Medians over the models:"
+            "How many of the four letters occurred more than once? No braid answers that, and the control has a hidden "
+            "layer where this layer has crossings. Medians over the models:"
         ),
         Table(("where it loses", *shares), tuple(table)),
         Text(
