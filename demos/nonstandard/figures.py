@@ -61,7 +61,7 @@ def scales(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     for (name, pair), colour in zip(taken, COLOURS, strict=False):
         axes.plot(*pair, "o", color=colour, markersize=4, label=name)
     axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=8, loc="center", bbox_to_anchor=(0.45, 0.55))
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     plain_axes(axes, "time of the flow", "distance from the minimum")
 
 
