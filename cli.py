@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
@@ -29,6 +30,7 @@ from cli_view import (
     render_site,
     render_summary,
     render_verdicts,
+    waiting,
     working,
 )
 from nanochat.tables import table as plain_table
@@ -381,8 +383,7 @@ def perform(name: str, **options: Any) -> Result:
     from demos.result import DemoConfig
 
     config = DemoConfig(name=name, **options)
-    with working(f"mgr run {name}: JAX compiles on the first call"):
-        return demo.load()(config)
+    return waiting(f"mgr run {name}: JAX compiles on the first call", lambda: demo.load()(config))
 
 
 def perform_all(jobs: int | None, common: dict[str, Any], **asked: Any) -> list[Outcome]:
@@ -472,7 +473,12 @@ def complain(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry of the console script."""
-    sys.exit(execute(sys.argv[1:]))
+    code = execute(sys.argv[1:])
+    if code == INTERRUPTED:  # a compiled loop may still run in a thread, and the end of Python would wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from demos.result import Act, Result
     from nanochat.doctor import Check
 
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON on standard output instead of tables.")]
 
@@ -45,6 +46,29 @@ def table(*columns: str, title: str | None = None, right: bool = False) -> Table
 def working(what: str) -> Any:
     """A spinner on the error stream while something long runs; nothing where there is no terminal."""
     return console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
+
+
+def waiting(what: str, work: Callable[[], T]) -> T:
+    """Work in a thread, behind a spinner: a compiled loop hears no signal, but the one who waits leaves at once."""
+    import threading
+
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again by the one who waits
+            failed.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    with working(what):
+        while thread.is_alive():
+            thread.join(0.5)  # without a limit no signal would be heard on Windows
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def readable(value: Any) -> str:

@@ -416,4 +416,13 @@ def outcome(share: float, other: float, margin: float = 0.01) -> str:
     return f"{word} ({percent(share)} against {percent(other)})"
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"rule of order {RULE.order}: {percent(n['suffix_far'])} right, softmax {percent(n['softmax_far'])}",
+        f"rule with gaps: {percent(n['gapped_suffix'])}, convolution {percent(n['gapped_convolution'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -367,4 +367,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"words of {TESTED[-1]}: {n['strands_right']:.0%} right, softmax {n['softmax_right']:.0%}",
+        f"repeated letters: {n['repeated_strands']:.0%} right, softmax {n['repeated_softmax']:.0%}",
+    )
+
+
+run = staged(scenes, closing, gist)

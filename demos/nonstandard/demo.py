@@ -463,4 +463,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"stiff network: loss {number(n['network_macro'])}, Adam {number(n['network_adam'])}",
+        f"small batches: loss {number(n['batch_macro'])}, Adam {number(n['batch_adam'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -439,4 +439,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"Match3: right in {percent(n['right'])}, softmax in {percent(n['softmax_right'])}",
+        f"one word is enough: {percent(n['few_right'])}, softmax {percent(n['few_softmax'])}",
+    )
+
+
+run = staged(scenes, closing, gist)

@@ -10,6 +10,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -191,13 +193,20 @@ def test_run_writes_json_where_asked(stage: Any, tmp_path: Path, capsys: pytest.
     assert written["schema"] == "mgr.demo.v1"
 
 
-def test_ctrl_c_is_130_without_a_traceback(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(config: DemoConfig) -> Result:
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("unreachable")
+def test_ctrl_c_is_130_at_once_and_without_a_traceback(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    over = threading.Event()
 
-    stage(interrupted)
+    def deaf(config: DemoConfig) -> Result:
+        """As a compiled loop: goes on."""
+        signal.raise_signal(signal.SIGINT)
+        over.wait(30)
+        return outcome()
+
+    stage(deaf)
+    start = time.monotonic()
     assert cli.execute(["run", "tropical"]) == 130
+    over.set()
+    assert time.monotonic() - start < 10 and "Traceback" not in capsys.readouterr().err
 
 
 def test_a_defect_of_ours_keeps_its_traceback(stage: Any) -> None:
