@@ -66,7 +66,7 @@ def test_list_names_all_eleven_frameworks_and_says_which_run(mgr: Mgr) -> None:
 def test_list_fits_80_columns_and_shows_every_name(mgr: Mgr) -> None:
     text = mgr("list").stdout
     assert max(map(len, text.splitlines())) <= 80
-    assert all(name in text for name in [*NAMES, "standard", "muon", "wsd", "planned", "ready"])
+    assert all(name in text for name in [*NAMES, "standard", "muon", "wsd", "ready"])
 
 
 @pytest.mark.parametrize("name", NAMES)
