@@ -118,7 +118,25 @@ _DEMOS = (
         theorem="attention weights do not change under a random change of frame at every token (gauge invariance)",
         twin="--attention-type gauge",
         page="gauge.md",
-        papers=("arXiv:2505.16381", "arXiv:2406.10322"),
+        papers=(
+            "arXiv:2505.16381",
+            "arXiv:2406.10322",
+            "arXiv:1602.03676",
+            "doi:10.1016/j.physrep.2008.11.001",
+            "doi:10.1080/03461238.1953.10419459",
+        ),
+        module="demos.matrix_gauge.demo",
+        options=(
+            DemoOption(
+                "group", "so3", "what carries: turns of space, or turns of a plane, which commute", ("so3", "u1")
+            ),
+            DemoOption(
+                "words",
+                "s3",
+                "letters: motions of a triangle, turns of a hexagon, quaternion units",
+                ("s3", "z6", "q8"),
+            ),
+        ),
     ),
     Demo(
         name="ultrametric",

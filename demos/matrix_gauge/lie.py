@@ -6,13 +6,14 @@ Shape letters: n side of a matrix, S states of a Markov chain, m steps.
 from __future__ import annotations
 
 import math
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from scipy.special import gammainc
 
 Matrix = Float[Array, "*batch n n"]
 
@@ -105,7 +106,7 @@ def baker_campbell_hausdorff(a: Matrix, b: Matrix, order: int) -> Matrix:
     return sum(parts[1:order], parts[0])
 
 
-def magnus_step(first: Matrix, second: Matrix, h: float, order: int) -> Matrix:
+def magnus_step(first: Matrix, second: Matrix, h: float | Array, order: int) -> Matrix:
     r"""Exponent that carries dY/dt = A(t) Y over a step h, from A at the two Gauss points; order 2 or 4.
 
     Order 4: :math:`\tfrac h2 (A_1 + A_2) - \tfrac{\sqrt3}{12} h^2 [A_1, A_2]`.
@@ -117,8 +118,8 @@ def magnus_step(first: Matrix, second: Matrix, h: float, order: int) -> Matrix:
     return mean if order == 2 else mean - commutator(first, second) * (math.sqrt(3) / 12 * h * h)
 
 
-def gauss_points(start: float, h: float) -> tuple[float, float]:
-    """The two Gauss points of a step."""
+def gauss_points(start: Any, h: Any) -> tuple[Any, Any]:
+    """The two Gauss points of a step, or of many: numbers or arrays."""
     middle, away = start + h / 2, h * math.sqrt(3) / 6
     return middle - away, middle + away
 
@@ -143,31 +144,26 @@ def generator(rates: Float[Array, "S S"]) -> Float[Array, "S S"]:
 
 def poisson_tail(mean: float, terms: int) -> float:
     """P(N >= terms) of a Poisson variable: what the first ``terms`` terms of uniformization leave out."""
-    from scipy.stats import poisson
-
-    return float(poisson.sf(terms - 1, mean))
+    return float(gammainc(terms, mean))
 
 
 def terms_for(mean: float, tolerance: float) -> int:
     """Fewest terms whose Poisson tail is at most the tolerance: known before anything is multiplied."""
-    from scipy.stats import poisson
+    terms = np.arange(1, int(mean + 40 * math.sqrt(mean)) + 200)
+    return int(terms[np.argmax(gammainc(terms, mean) <= tolerance)])
 
-    return int(poisson.isf(tolerance, mean)) + 1
 
-
-@partial(jax.jit, static_argnames="terms")
-def _uniformized(q: Float[Array, "S S"], x: Float[Array, "S ..."], mean: Array, rate: Array, terms: int) -> Array:
+@jax.jit
+def _uniformized(q: Float[Array, "S S"], x: Float[Array, "S ..."], mean: Array, rate: Array, terms: Array) -> Array:
     """The first terms of sum_n e^-m m^n / n! P^n x, with weights by logarithms so that none underflows."""
     step = jnp.eye(q.shape[-1], dtype=q.dtype) + q / rate
-    n = jnp.arange(terms, dtype=q.dtype)
-    weights = jnp.exp(n * jnp.log(mean) - mean - jax.scipy.special.gammaln(n + 1))
 
-    def add(carry: tuple[Array, Array], weight: Array) -> tuple[tuple[Array, Array], None]:
+    def add(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         total, power = carry
-        return (total + weight * power, step @ power), None
+        weight = jnp.exp(n * jnp.log(mean) - mean - jax.scipy.special.gammaln(n + 1.0))
+        return total + weight * power, step @ power
 
-    (total, _), _ = jax.lax.scan(add, (jnp.zeros_like(x), x), weights)
-    return total
+    return jax.lax.fori_loop(0, terms, add, (jnp.zeros_like(x), x))[0]
 
 
 def expmv(
@@ -194,7 +190,9 @@ def expmv(
     if rate * time == 0:
         return x
     mean = rate * time
-    return _uniformized(q, x, jnp.asarray(mean, q.dtype), jnp.asarray(rate, q.dtype), terms_for(mean, tolerance))
+    return _uniformized(
+        q, x, jnp.asarray(mean, q.dtype), jnp.asarray(rate, q.dtype), jnp.asarray(terms_for(mean, tolerance))
+    )
 
 
 def sampled_expmv(

@@ -8,10 +8,12 @@ Shape letters: H query heads, K key/value heads, T tokens, D channels, L lanes, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -19,18 +21,15 @@ SIZE = {"so3": 3, "u1": 2, "so4": 4}
 """Channels of one block; of ``so``, whose frames are n x n matrices row by row, the root of their components."""
 
 
+SIGNS = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, -1, -1, 1], [1, 1, -1, -1]])
+"""Sign of the product of the units a and b of 1, i, j, k; up to it the product is unit a XOR b."""
+
+UNITS = np.eye(4)[np.arange(4)[:, None] ^ np.arange(4)] * SIGNS[..., None]
+
+
 def product(a: Float[Array, "*batch 4 L"], b: Float[Array, "*batch 4 L"]) -> Float[Array, "*batch 4 L"]:
-    """Hamilton product, lane by lane."""
-    (a0, a1, a2, a3), (b0, b1, b2, b3) = jnp.moveaxis(a, -2, 0), jnp.moveaxis(b, -2, 0)
-    return jnp.stack(
-        (
-            a0 * b0 - a1 * b1 - a2 * b2 - a3 * b3,
-            a0 * b1 + a1 * b0 + a2 * b3 - a3 * b2,
-            a0 * b2 - a1 * b3 + a2 * b0 + a3 * b1,
-            a0 * b3 + a1 * b2 - a2 * b1 + a3 * b0,
-        ),
-        -2,
-    )
+    """Hamilton product, lane by lane: one contraction, which compiles twice as fast as sixteen products."""
+    return jnp.einsum("...al,...bl,abc->...cl", a, b, UNITS)
 
 
 def inverse(frame: Float[Array, "*batch c L"], group: str = "so3") -> Float[Array, "*batch c L"]:
@@ -50,21 +49,32 @@ def cayley(raw: Float[Array, "*batch m L"], size: int) -> Float[Array, "*batch L
     return jnp.linalg.solve(one - skew, one + skew)
 
 
+def running(multiply: Callable[[Array, Array], Array], elements: Float[Array, "K T ..."]) -> Float[Array, "K T ..."]:
+    """Products of the elements so far, along the second axis."""
+
+    def step(total: Array, element: Array) -> tuple[Array, Array]:
+        total = multiply(total, element)
+        return total, total
+
+    _, rest = jax.lax.scan(step, elements[:, 0], jnp.moveaxis(elements[:, 1:], 1, 0))
+    return jnp.concatenate((elements[:, :1], jnp.moveaxis(rest, 0, 1)), 1)
+
+
 def frames(raw: Float[Array, "K T numbers"], group: str, block: int = 8) -> Float[Array, "K T c L"]:
-    r""":math:`P_t = g_1 \cdots g_t` by an associative scan.
+    r""":math:`P_t = g_1 \cdots g_t`, one factor after the other: a scan compiles in half the time of a tree.
 
     ``raw`` are angles, quaternions normalised here, or what names rotations of ``block`` channels (:func:`cayley`).
     """
     if group == "so":
         elements = cayley(raw.reshape(*raw.shape[:2], block * (block - 1) // 2, -1), block)
-        found = jax.lax.associative_scan(jnp.matmul, elements, axis=1)
+        found = running(jnp.matmul, elements)
         return found.reshape(*found.shape[:3], -1).swapaxes(-1, -2)
     if group == "u1":
         angles = jnp.cumsum(raw, 1)
         return jnp.stack((jnp.cos(angles), jnp.sin(angles)), 2)
     quaternions = raw.reshape(*raw.shape[:2], 4, -1)
     unit = quaternions / jnp.linalg.norm(quaternions, axis=-2, keepdims=True)
-    return jax.lax.associative_scan(product, unit, axis=1)
+    return running(product, unit)
 
 
 def turn(

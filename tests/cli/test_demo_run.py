@@ -108,6 +108,17 @@ def test_day_and_control_of_the_surreal_demo() -> None:
     assert normed.holds and "normed" in normed.closing[0] and "softmax" in usual.closing[0]
 
 
+def test_group_and_words_of_the_matrix_gauge_demo() -> None:
+    usual, plane = result("matrix-gauge"), result("matrix-gauge", option="group", value="u1")
+    assert plane.holds and plane.numbers["most"] < 1e-6 < 179 < usual.numbers["most"]
+    assert (
+        "nothing is left" in str(plane.acts[0].parts) and "turns of a plane leave up to 0 degrees" in plane.closing[0]
+    )
+    assert set(plane.plots()[0].text.split("\n")[2][:33]) == {"·"} and "█" in usual.plots()[0].text
+    units = result("matrix-gauge", option="words", value="q8")
+    assert units.holds and units.numbers["chance"] == 1 / 8 and "letters of q8" in units.closing[0]
+
+
 def test_the_algebra_of_the_octonion_demo() -> None:
     other = result("octonion", option="algebra", value="quaternion")
     assert other.holds and other.numbers["parameters"] == 48 and "the quaternion layer" in other.closing[0]

@@ -147,6 +147,21 @@ def test_input_margin_breaks_when_the_slope_is_too_small(monkeypatch: pytest.Mon
 
 
 BREAKS = {
+    ("matrix-gauge", "rotation"): lambda w: {"exponential": w["exponential"] * 1.001},
+    ("matrix-gauge", "planes"): lambda w: {"angles": w["angles"][::-1]},
+    ("matrix-gauge", "symplectic"): lambda w: {"generator": w["generator"].T},
+    ("matrix-gauge", "positive"): lambda w: {"exponential": -w["exponential"]},
+    ("matrix-gauge", "nilpotent"): lambda w: {"generator": w["generator"] + 0.1 * np.eye(4)},
+    ("matrix-gauge", "holonomy"): lambda w: {"axes": np.eye(3)[[0, 0]]},
+    ("matrix-gauge", "conserved"): lambda w: {"form": np.eye(4)},
+    ("matrix-gauge", "fusion"): lambda w: {"b": w["b"] * 1.1},
+    ("matrix-gauge", "magnus"): lambda w: {"flows": w["flows"][::-1]},
+    ("matrix-gauge", "uniformized"): lambda w: {"terms": w["terms"] - 1},
+    ("matrix-gauge", "semigroup"): lambda w: {"rest": w["rest"][::-1]},
+    ("matrix-gauge", "walks"): lambda w: {"state": 0},
+    ("matrix-gauge", "same_layer"): lambda w: {"words": w["words"][:, ::-1]},
+    ("matrix-gauge", "drift"): lambda w: {"last": -w["last"]},
+    ("matrix-gauge", "plaquettes"): lambda w: {"mix": w["mix"][::-1]},
     ("tropical", "factorisation"): lambda w: {"roots": w["roots"] + 1e-6},
     ("tropical", "kleene_star"): lambda w: {"star": w["star"] + 1e-6},
     ("tropical", "hilbert_metric"): lambda w: {"x": w["x"] * 1e12},
@@ -248,6 +263,15 @@ BREAKS = {
     ("ifs-fractal", "bracket"): lambda w: {"ratio": 1.01},
     ("ifs-fractal", "truncation"): lambda w: {"ratio": 1.01},
 }
+
+
+def test_gauge_invariance_fails_where_the_links_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With frames that are not rotations, what is compared depends on them."""
+    from demos.matrix_gauge import checks
+
+    certificate, right = by_id("matrix-gauge", "gauge"), checks.elements
+    monkeypatch.setattr(checks, "elements", lambda raw, group: 1.01 * right(raw, group))
+    assert not remade(certificate).holds and not verify(certificate).holds
 
 
 @pytest.mark.parametrize(("name", "check"), BREAKS)
