@@ -13,7 +13,7 @@ from demos.plots import COLOURS, Draw, lines, loss, plain_axes
 def holonomy(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """What is left around a square as colour; what the commutator alone says as lines."""
     angles = arrays["angles"]
-    drawn = axes.pcolormesh(angles, angles, arrays["left"].T, cmap="YlGnBu", vmin=0, vmax=180, shading="gouraud")
+    drawn = axes.contourf(angles, angles, arrays["left"].T, np.arange(0, 181, 22.5), cmap="YlGnBu")
     if arrays["commutator"].any():
         levels = (45, 90, 135, 180)
         found = axes.contour(angles, angles, arrays["commutator"].T, levels, colors=COLOURS[1], linewidths=0.9)
