@@ -158,7 +158,7 @@ BREAKS = {
     ("matrix-gauge", "magnus"): lambda w: {"flows": w["flows"][::-1]},
     ("matrix-gauge", "uniformized"): lambda w: {"terms": w["terms"] - 1},
     ("matrix-gauge", "semigroup"): lambda w: {"rest": w["rest"][::-1]},
-    ("matrix-gauge", "walks"): lambda w: {"state": 0},
+    ("matrix-gauge", "walks"): lambda w: {"mean": w["mean"] + 0.1},
     ("matrix-gauge", "same_layer"): lambda w: {"words": w["words"][:, ::-1]},
     ("matrix-gauge", "drift"): lambda w: {"last": -w["last"]},
     ("matrix-gauge", "plaquettes"): lambda w: {"mix": w["mix"][::-1]},
