@@ -15,6 +15,16 @@ LINK = re.compile(r"""(?:\]\(|\bsrc=")([^)"\s]+)[)"]""")
 FILE = re.compile(r"`((?:nanochat|demos|tests|benchmarks|examples|suites)/[\w./-]+\.(?:py|cpp|toml|md))(?:::\w+)?`")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 FRAMEWORKS = sorted((ROOT / "markdown_documentation").glob("[a-z]*.md"))
+SECTIONS = (
+    "Idea",
+    "Theorems",
+    "Train it",
+    "The demo",
+    "Exercises",
+    "Status",
+    "Where it should lose",
+    "References",
+)
 NO_INLINE = re.compile(r"^```.*?^```|^\$\$.*?\$\$|`[^`]*`", re.MULTILINE | re.DOTALL)
 """Code and formulas on lines of their own."""
 EXAMPLES = ("CONTRIBUTING.md",)
@@ -96,6 +106,15 @@ def test_the_site_is_configured_to_load_nothing_from_elsewhere(name):
 def test_inline_formulas_survive_markdown(page):
     """Where Markdown comes first, as on GitHub, a backslash before punctuation is an escape and lost to the formula."""
     assert [formula for formula in formulas(page) if re.search(r"\\[^A-Za-z\s]|\\operatorname", formula)] == []
+
+
+@pytest.mark.parametrize("page", [page for page in FRAMEWORKS if page.stem != "index"], ids=lambda page: page.stem)
+def test_pages_are_built_alike(page):
+    """The order that the reading guide promises; what a page has of its own stands in between."""
+    text = page.read_text(encoding="utf-8")
+    found = [heading for heading in re.findall(r"^## (.+)", text, re.MULTILINE) if heading in SECTIONS]
+    assert found == list(SECTIONS)
+    assert "(guides/reading.md)" in text.partition("## Idea")[0]
 
 
 def test_an_escaped_formula_is_found(tmp_path):
