@@ -18,7 +18,10 @@ from nanochat.bench.store import Outcome
 from nanochat.bench.tuning import RUNGS
 from nanochat.bench.verdicts import Verdicts
 
-COLOURS = ("#7a7f87", "#3b82d6", "#e0792b", "#2f9e6e", "#c257b3", "#8b6fd6", "#a8941c", "#d9534f", "#2aa5b8")
+COLOURS = (
+    *("#7a7f87", "#3b82d6", "#e0792b", "#2f9e6e", "#c257b3", "#8b6fd6"),
+    *("#a8941c", "#d9534f", "#2aa5b8", "#7fa650", "#b0705a", "#5b6fb5"),
+)
 """The baseline's grey, then one per arm; readable on white and on near-black."""
 
 INK, FAINT = "#123456", "#654321"
@@ -192,3 +195,80 @@ def learning_rates(verdicts: Verdicts) -> str:
         axes.grid(visible=True, axis="y")
 
     return render(draw, 2.9, "Held-out bits per byte against the learning rate of the tuning runs")
+
+
+COSTS = {
+    "seconds": ("seconds of training on one core", 1.0),
+    "peak_bytes": ("peak memory, MiB", 2.0**-20),
+    "parameters": ("parameters, thousands", 1e-3),
+}
+"""What an arm costs beside the operations that all of them share: label and scale by field of its verdict."""
+
+
+def pareto(verdicts: Verdicts, cost: str) -> str:
+    """Held-out bits per byte against a cost; the line joins the arms that no other one beats in both."""
+    label, scale = COSTS[cost]
+    points = [
+        (getattr(arm, cost) * scale, arm.mean, index)
+        for index, arm in enumerate(verdicts.arms)
+        if arm.mean is not None and getattr(arm, cost) is not None
+    ]
+
+    def draw(axes: Axes) -> None:
+        front = undominated([(x, y) for x, y, _ in points])
+        axes.step(*zip(*front, strict=True), where="post", color=FAINT, linewidth=1, zorder=1)
+        for x, y, index in points:
+            axes.plot(x, y, "o", color=colour(index), markersize=6, zorder=2)
+        axes.margins(0.12)
+        axes.set_xlabel(f"{label} (left is better)")
+        axes.set_ylabel("held-out bits per byte")
+
+    return render(draw, 2.6, f"Held-out bits per byte against {label}") if points else ""
+
+
+def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one is at least as good as in both coordinates, from left to right; less is better."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(set(points)):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def documents(verdicts: Verdicts) -> str:
+    """Where the differences lie: how many held-out passages each arm reads better or worse by how much."""
+    curves = {}
+    for index, arm in enumerate(verdicts.arms):
+        found = by_document(verdicts, arm.label) if arm.against else None
+        if found is not None:
+            curves[index] = np.sort(found)
+    if not curves:
+        return ""
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for index, values in curves.items():
+            axes.plot(values, np.arange(1, len(values) + 1) / len(values), color=colour(index), linewidth=1.4)
+        axes.set_xlabel("Δ bits per byte of a passage (left is better)")
+        axes.set_ylabel("share of passages")
+        axes.grid(visible=True, axis="y")
+
+    return render(draw, 2.6, "Share of held-out passages by their difference to the baseline")
+
+
+def by_document(verdicts: Verdicts, label: str) -> np.ndarray | None:
+    """Mean over seeds of an arm's difference on every passage, bits per byte; None where pairs are not complete."""
+    ours, theirs = (
+        [outcome for job, outcome in verdicts.runs[name] if job.stage == "verdict"]
+        for name in (label, verdicts.plan.against[label])
+    )
+    pairs = list(zip(ours, theirs, strict=False))
+    differences = [
+        np.array(a.document_nats) - np.array(b.document_nats)
+        for a, b in pairs
+        if isinstance(a, Outcome) and isinstance(b, Outcome) and a.document_nats and b.document_nats
+    ]
+    if not pairs or len(differences) < len(pairs):
+        return None
+    sizes = next(each.document_bytes for each in ours if isinstance(each, Outcome))
+    return np.mean(differences, axis=0) / (np.log(2) * np.array(sizes))

@@ -111,7 +111,7 @@ def legend(verdicts: Verdicts) -> str:
 
 
 def pictures(verdicts: Verdicts) -> str:
-    """Five figures."""
+    """All figures."""
     sesoi = verdicts.plan.config.sesoi
     drawn = [
         (
@@ -125,8 +125,21 @@ def pictures(verdicts: Verdicts) -> str:
             figures.learning_rates(verdicts),
             "Tuning runs at an eighth (dotted) and a quarter (solid) of the budget; the ring marks the choice.",
         ),
+        (
+            figures.pareto(verdicts, "seconds"),
+            "Loss against time: the line joins the arms that no other beats in both.",
+        ),
+        (figures.pareto(verdicts, "peak_bytes"), "Loss against memory, the same way."),
+        (figures.pareto(verdicts, "parameters"), "Loss against parameters, the same way."),
+        (
+            figures.documents(verdicts),
+            "Passages of the held-out text by their difference, mean over seeds: a steep curve left of zero is a gain "
+            "everywhere, a flat one a gain here and a loss there.",
+        ),
     ]
-    inner = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in drawn)
+    inner = "".join(
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in drawn if svg
+    )
     return f'<div class="pictures">{inner}</div>'
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nanochat.bench import Observer, run
+from nanochat.bench.figures import by_document, undominated
 from nanochat.config import SuiteConfig
 from nanochat.flops import ledger
 from nanochat.result import TrainResult
@@ -107,6 +108,13 @@ def test_everything_in_order_and_written_down(tmp_path):
         "share 0.4",
     }
     assert verdicts.valid
+    for label, factor in (("tropical", tropical), ("gauge", gauge)):
+        np.testing.assert_allclose(by_document(verdicts, label).mean(), factor.difference, atol=0.01)
+
+
+def test_a_front_has_no_arm_that_another_beats_in_both():
+    points = [(1.0, 5.0), (2.0, 3.0), (2.5, 3.0), (3.0, 4.0), (4.0, 1.0), (1.0, 5.0)]
+    assert undominated(points) == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
 
 
 def test_the_same_suite_again_trains_nothing_and_says_the_same(tmp_path):

@@ -248,7 +248,7 @@ def test_the_report_is_complete_and_asks_for_nothing(tmp_path, store, small):
     outside = Outside()
     outside.feed(text)
     assert outside.found == [] and "@import" not in text and "http" not in text
-    assert text.count("<svg") == 5 and len(text) < 1_500_000
+    assert text.count("<svg") == 9 and len(text) < 1_500_000
     assert "position=none" in text and "mgr bench-fixed-flops -a standard -a standard,position=none" in text
     summary = json.loads((verdicts.directory / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["schema"] == "mgr.suite.v1"
