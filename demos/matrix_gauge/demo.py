@@ -370,9 +370,9 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
         f"parameters in {n['softmax_right']:.0%} of the former, guessing in {n['chance']:.0%}.",
         f"Asked for the most frequent letter instead, it is wrong in {n['vote_wrong']:.0%} of letters {first} to "
         f"{last} ({n['vote_wrong_inside']:.1%} within the trained length), softmax in {n['vote_softmax_wrong']:.0%} "
-        f"({n['vote_softmax_wrong_inside']:.1%}); a step of its training takes {number(n['slower'])} times as long, and "
-        f"at rate x time {STIFF:.0e} uniformization adds up {n['terms']:.0f} terms, {number(n['stiff_slower'])} times "
-        "the time of scipy.",
+        f"({n['vote_softmax_wrong_inside']:.1%}); a step of its training takes {number(n['slower'])} times as long, "
+        f"and at rate x time {STIFF:.0e} uniformization adds up {n['terms']:.0f} terms, {number(n['stiff_slower'])} "
+        "times the time of scipy.",
     )
 
 
