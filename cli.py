@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 import cli_runs
 from cli_view import (
+    FOUND_A_FAILURE,
     AsJson,
     console,
     emit,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from demos.pool import Outcome
     from demos.result import Result
 
-FOUND_A_FAILURE, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
+USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     help="Unusual mathematics meets language models; every claim gets an honest verdict.",
@@ -51,6 +52,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="The configuration of training runs.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(cli_runs.app, name="runs")
+app.command()(cli_runs.regressions)
+app.command()(cli_runs.compare)
 
 Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]

@@ -1,4 +1,4 @@
-"""`mgr runs`: what the store of training runs holds."""
+"""`mgr runs`, `mgr regressions`, `mgr compare`: what the store of training runs holds, and suites over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli_view import AsJson, emit, readable
+from cli_view import FOUND_A_FAILURE, AsJson, emit, readable
 from nanochat.tables import table as plain_table
 
 app = typer.Typer(help="The finished runs of suites: list, show, export, clean up.", rich_markup_mode=None)
@@ -132,3 +132,60 @@ def export(
         return emit({"schema": "mgr.runs.export.v1", "runs": len(rows), "file": str(file)})
     typer.echo(f"{len(rows)} runs in {file}")
     return 0
+
+
+Suite = Annotated[str, typer.Argument(help="A suite: its name, its folder or its summary.json.")]
+
+
+def regressions(base: Suite, new: Suite, artifacts_dir: Artifacts = ROOT, as_json: AsJson = False) -> int:
+    """Has anything become worse from suite BASE to suite NEW? Loss, memory and speed; exit code 1 if so."""
+    from dataclasses import asdict
+
+    from nanochat.bench.compare import broken, read
+    from nanochat.bench.compare import regressions as changes_between
+
+    reports = artifacts_dir / "bench" / "suites"
+    changes = changes_between(read(base, reports), read(new, reports))
+    if as_json:
+        emit({"schema": "mgr.regressions.v1", "changes": [asdict(change) for change in changes]})
+    else:
+        rows = [
+            [change.arm, change.measure, change.word, _number(change.old), _number(change.new), _span(change)]
+            for change in changes
+        ]
+        typer.echo(plain_table(["arm", "measure", "is", "old", "new", ""], rows))
+    return FOUND_A_FAILURE if broken(changes) else 0
+
+
+def compare(
+    suites: Annotated[list[str], typer.Argument(help="Two or more suites.", metavar="SUITE...")],
+    artifacts_dir: Artifacts = ROOT,
+    as_json: AsJson = False,
+) -> int:
+    """Suites side by side: verdict and difference of every arm in each."""
+    from nanochat.bench.compare import read, side_by_side
+
+    found = [read(name, artifacts_dir / "bench" / "suites") for name in suites]
+    rows = side_by_side(found)
+    if as_json:
+        return emit({"schema": "mgr.compare.v1", "arms": rows})
+    cells = [[row["arm"], *(_judged(row["suites"].get(suite.name)) for suite in found)] for row in rows]
+    typer.echo(plain_table(["arm", *(suite.name for suite in found)], cells))
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _span(change: Any) -> str:
+    span = "" if change.low is None else f"[{change.low:+.4f}, {change.high:+.4f}]"
+    return " ".join(part for part in (span, change.note) if part)
+
+
+def _judged(arm: dict[str, Any] | None) -> str:
+    if arm is None:
+        return ""
+    number = arm["mean"] if arm["difference"] is None else arm["difference"]
+    sign = "" if arm["difference"] is None else "+"
+    return arm["verdict"] if number is None else f"{arm['verdict']} {format(number, sign + '.4f')}"

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FOUND_A_FAILURE = 1
+"""Exit code: the work ran and found a failure."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON on standard output instead of tables.")]
 
 
