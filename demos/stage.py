@@ -2,7 +2,7 @@
 
 A new demo is a folder with ``maths.py`` (definitions), ``checks.py`` (laws, plain numpy), ``model.py`` (what learns,
 and its control), ``figures.py`` (its pictures in print) and ``demo.py``: a generator of four :class:`Scene`, a
-``closing`` and ``run = staged(scenes, closing)``.
+``closing``, a ``gist`` and ``run = staged(scenes, closing, gist)``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Scene:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def staged(scenes: Scenes, closing: Closing, gist: Closing | None = None) -> Callable[[DemoConfig], Result]:
+def staged(scenes: Scenes, closing: Closing, gist: Closing) -> Callable[[DemoConfig], Result]:
     """A demo's ``run``: its scenes one after the other, in float64 and with one random generator, as a result.
 
     Args:
@@ -55,7 +55,7 @@ def staged(scenes: Scenes, closing: Closing, gist: Closing | None = None) -> Cal
             certificates=tuple(certificate for scene in played for certificate in scene.certificates),
             closing=closing(config, numbers),
             numbers=numbers,
-            gist=gist(config, numbers) if gist else ("", ""),
+            gist=gist(config, numbers),
             seconds=time.perf_counter() - start,
         )
 

@@ -376,4 +376,13 @@ def closing(config: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]
     )
 
 
-run = staged(scenes, closing)
+def gist(_: DemoConfig, numbers: Mapping[str, float]) -> tuple[str, str]:
+    """Learned and lost, for the table of all demos."""
+    n = numbers
+    return (
+        f"words of {SPANS[1][1]}: {n['right']:.0%} right, softmax {n['softmax_right']:.0%}",
+        f"a vote of letters: {n['vote_wrong_inside']:.1%} wrong, softmax {n['vote_softmax_wrong_inside']:.1%}",
+    )
+
+
+run = staged(scenes, closing, gist)
