@@ -19,6 +19,7 @@ HEAVY = {"torch", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotli
 JAX = {"jax", "jaxlib", "flax", "optax"}
 JAX_INSIDE_NANOCHAT = {"nanochat/train_jax.py", "nanochat/gpt_jax.py"}
 COMMAND_LINE = ("cli.py", "cli_runs.py", "cli_view.py")
+COMMAND_MODULES = tuple(path.removesuffix(".py") for path in COMMAND_LINE)
 PRINTS = {"nanochat/console.py", "nanochat/bench/view.py", "nanochat/options.py", "nanochat/train.py", *COMMAND_LINE}
 MECHANISM_FOLDERS = ("attention", "block", "optim", "schedule")
 SHARED_BY_MECHANISMS = {"registry", "heads"}
@@ -101,9 +102,9 @@ def calls(file: File) -> Iterator[tuple[ast.Call, str]]:
 def frameworks_stay_apart(file: File) -> Iterator[str]:
     banned: set[str] = set()
     if file.top == "nanochat":
-        banned = {"demos", "typer", "click", "cli", "cli_view"} | (set() if file.path in JAX_INSIDE_NANOCHAT else JAX)
+        banned = {"demos", "typer", "click", *COMMAND_MODULES} | (set() if file.path in JAX_INSIDE_NANOCHAT else JAX)
     elif file.top == "demos":
-        banned = {"torch", "typer", "click", "rich", "nanochat", "cli", "cli_view"}
+        banned = {"torch", "typer", "click", "rich", "nanochat", *COMMAND_MODULES}
     for line, name in imports(file):
         if name.partition(".")[0] in banned:
             yield f"{file.path}:{line} imports {name}"
@@ -174,7 +175,7 @@ def waivers_give_a_reason(file: File) -> Iterator[str]:
 
 
 def environment_is_no_option(file: File) -> Iterator[str]:
-    if file.top not in ("nanochat", "demos", "cli", "cli_view") or file.path in READS_ENVIRONMENT:
+    if file.top not in ("nanochat", "demos", *COMMAND_MODULES) or file.path in READS_ENVIRONMENT:
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv"):
@@ -325,6 +326,7 @@ def test_waiver_with_a_reason_is_allowed() -> None:
 
 LIGHT = [
     "cli",
+    "cli_runs",
     "cli_view",
     "demos.registry",
     "nanochat.architecture",

@@ -42,7 +42,7 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed
     elsewhere.mkdir()
     for name in ("nanochat", "demos"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "cli_view.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("cli.py", "cli_runs.py", "cli_view.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
     (wheel,) = folder.glob("*.whl")
@@ -58,7 +58,14 @@ def test_wheel_holds_the_code_and_its_kernels_and_nothing_else(installed: Instal
     names = zipfile.ZipFile(installed.wheel).namelist()
     assert {"cli.py", "nanochat/gpt.py", "demos/registry.py", "nanochat/kernels/maxplus/cpu.cpp"} <= set(names)
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"cli.py", "cli_view.py", "nanochat", "demos", "model_guided_research-0.1.0.dist-info"}
+    assert tops == {
+        "cli.py",
+        "cli_runs.py",
+        "cli_view.py",
+        "nanochat",
+        "demos",
+        "model_guided_research-0.1.0.dist-info",
+    }
 
 
 def test_the_installed_code_is_what_runs(installed: Installed) -> None:

@@ -247,4 +247,4 @@ def test_lengths_without_a_logarithm_are_refused():
 
 def test_an_arm_takes_it():
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "sequence_len": 16, "vocab_size": 300}
-    assert parse("standard,logit_scaling=log").model(shape, "adamw").logit_scaling == "log"
+    assert parse("standard,logit_scaling=log").model(shape).logit_scaling == "log"
