@@ -27,6 +27,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import BuiltinFunctionType
 
 from nanochat.config import ConfigError, DataConfig
 from nanochat.registry import unknown
@@ -47,6 +48,9 @@ TEXT = (".txt", ".md", ".py")
 ROWS = (".jsonl", ".parquet")
 REMOTE = ("fineweb-edu", "tinystories")
 NAMES = ("python", *REMOTE)
+
+PROSE = 2
+"""Edition of :func:`_python_prose`: another one makes another corpus."""
 
 _BUILTINS = ("builtins", "errno", "gc", "itertools", "marshal", "math", "operator", "sys", "time")
 _TESTS = ("test", "tests", "idle_test")
@@ -88,7 +92,7 @@ class Listing:
 def local_listing(data: DataConfig) -> Listing:
     """The files of ``python`` or of the user's path; a remote corpus is downloaded first, see ``download.py``."""
     if data.data == "python":
-        return listing("python", data.data, python_files(), extra=sys.version)
+        return listing("python", data.data, python_files(), extra=f"{sys.version}\0{PROSE}")
     path = Path(data.data).expanduser()
     if not path.exists():
         raise ConfigError([unknown("--data", data.data, list(NAMES)) + ", or an existing file or folder"])
@@ -187,12 +191,16 @@ def _python_prose() -> Iterator[Piece]:
         yield from _pieces(f"topics/{name}", topics[name].encode())
     for name in _BUILTINS:
         module = import_module(name)
-        notes = [f"{key}\n{value.__doc__}\n" for key, value in sorted(vars(module).items()) if _has_prose(value)]
+        # A test runner or a shell puts hooks of its own in here; the originals stay under their other names.
+        found = {key: vars(module).get(f"__{key}__", value) for key, value in sorted(vars(module).items())}
+        notes = [f"{key}\n{value.__doc__}\n" for key, value in found.items() if _native(key, value)]
         yield from _pieces(f"docstrings/{name}", "\n".join([module.__doc__ or "", *notes]).encode())
 
 
-def _has_prose(value: object) -> bool:
-    return callable(value) and isinstance(value.__doc__, str)
+def _native(key: str, value: object) -> bool:
+    """A documented part of the interpreter under its own name: what is written in Python was put there by someone."""
+    own = isinstance(value, BuiltinFunctionType | type) and value.__name__ == key.strip("_")
+    return own and isinstance(value.__doc__, str)
 
 
 def _python_sources(listing: Listing) -> Iterator[Piece]:

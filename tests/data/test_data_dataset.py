@@ -249,3 +249,22 @@ class TestInterpreter:
         monkeypatch.setattr(sources.sysconfig, "get_path", lambda name: str(tmp_path))
         with pytest.raises(ConfigError, match="--data python: got no sources in .*, need --data PATH"):
             sources.python_files()
+
+
+def test_the_language_reference_is_the_same_under_any_program(monkeypatch):
+    """A test runner replaces hooks, a shell adds helpers and remembers the last exception: none of it is our text."""
+    import builtins
+    import sys
+
+    before = list(sources._python_prose())
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    monkeypatch.setattr(sys, "breakpointhook", lambda *_: None)
+    monkeypatch.setattr(sys, "last_type", ValueError, raising=False)
+    monkeypatch.setattr(builtins, "helper", len, raising=False)
+    assert list(sources._python_prose()) == before
+    code = (
+        "import hashlib; from nanochat.data import sources;"
+        "print(hashlib.sha256(repr(list(sources._python_prose())).encode()).hexdigest())"
+    )
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert plain.stdout.strip() == hashlib.sha256(repr(before).encode()).hexdigest()
