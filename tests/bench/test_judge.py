@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from outcomes import OUTCOME
 
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.judge import CONFIRMATION, EQUAL_TIME, VERDICT, Judge, share_stage
@@ -24,25 +25,20 @@ def suite(**options) -> SuitePlan:
 
 def outcome(plan: SuitePlan, label: str, job: Job, bpb: float | None, **changed) -> Outcome:
     used = job.steps * plan.step_flops(label)
-    values = dict(
+    kept = replace(
+        OUTCOME,
         bpb=bpb,
         diverged=bpb is None,
-        fault="",
         steps=job.steps,
         tokens=job.steps * plan.batch_size * plan.models[label].sequence_len,
         flops_used=used,
         counted_flops=used,
         parameters=plan.ledgers[label].parameters,
-        step_seconds=0.01,
-        wall_seconds=1.0,
-        cpu_seconds=1.0,
-        peak_bytes=10**8,
-        loss_curve=[[0, 5.0]],
+        cpu_seconds=OUTCOME.wall_seconds,
         document_nats=[10.0 * (bpb or 0), 20.0 * (bpb or 0)],
         document_bytes=[100, 200],
-        **HASHES,
     )
-    return Outcome(**(values | changed))
+    return replace(kept, **changed)
 
 
 def runs(plan, label, stage, seeds, bpb, share=1.0, **changed):

@@ -8,31 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from outcomes import OUTCOME
 
 from nanochat.bench import code
-from nanochat.bench.store import RESULT, Outcome, Store, key_of
+from nanochat.bench.store import RESULT, Store, key_of
 from nanochat.config import ConfigError
 
-OUTCOME = Outcome(
-    bpb=3.5,
-    diverged=False,
-    fault="",
-    steps=200,
-    tokens=200 * 64,
-    flops_used=1e9,
-    counted_flops=1.001e9,
-    parameters=1000,
-    step_seconds=0.01,
-    wall_seconds=2.0,
-    cpu_seconds=1.99,
-    peak_bytes=10**8,
-    loss_curve=[[0, 5.5], [199, 3.2]],
-    document_nats=[10.0, 20.0],
-    document_bytes=[4, 8],
-    data_hash="d",
-    tokenizer_hash="t",
-    eval_hash="e",
-)
 KEY = key_of({"seed": 1})
 
 
