@@ -16,6 +16,21 @@ from nanochat.architecture import plan as architecture_plan
 from nanochat.bench.executor import Executor, InProcess, Workers, physical_cores
 from nanochat.bench.jobs import Failure, Job, Trainer, dataset_of
 from nanochat.bench.observe import Observer
+from nanochat.bench.stages import (
+    CONFIRMATION,
+    EQUAL_TIME,
+    PILOT,
+    TIMED_STEPS,
+    TIMING,
+    TIMING_PHASE,
+    TUNING,
+    VERDICT,
+    look_phase,
+    planned_steps,
+    rung_phase,
+    share_stage,
+    times_steps,
+)
 from nanochat.bench.store import Outcome, Store, key_of
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare, run_facts
 from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, search
@@ -26,9 +41,6 @@ from nanochat.schedule import SCHEDULES
 if TYPE_CHECKING:
     from nanochat.bench.judge import Judge
     from nanochat.bench.verdicts import Run, Verdicts
-
-TUNING, PILOT, TIMING = "tuning", "pilot", "timing"
-TIMED_STEPS = 12
 
 Results = Mapping[str, Outcome | Failure]
 
@@ -49,6 +61,7 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     begin = time.monotonic()
     observer = view or Observer()
     plan = prepare(config)
+    _find_device(plan)
     directory, store = _places(plan)
     from nanochat.bench.judge import Judge  # numpy and scipy: not before the design is accepted
     from nanochat.bench.verdicts import Verdicts
@@ -103,6 +116,15 @@ def _executor(suite: _Suite, trainer: Trainer | None) -> AbstractContextManager[
 def _workers(config: SuiteConfig) -> int:
     """Runs at a time. Runs that share an accelerator would only slow each other down."""
     return config.jobs or (1 if config.device.startswith("cuda") else len(physical_cores()))
+
+
+def _find_device(plan: SuitePlan) -> None:
+    """Miss a GPU here and not in the first worker; torch is not imported for a CPU."""
+    label = plan.baseline.label
+    if plan.config.device.startswith("cuda"):
+        from nanochat.precision import resolve
+
+        resolve(plan.run_config(label, plan.seeds[0], plan.centre(label), 1, tuning=True), 1)
 
 
 def _places(plan: SuitePlan) -> tuple[Path, Store]:
@@ -183,7 +205,7 @@ class _Suite:
     def preflight(self, executor: Executor) -> tuple[str, ...]:
         """What the suite will cost and what it can see, told before it is spent."""
         config = self.plan.config
-        if not self.plan.pilot_seeds and config.match != "time" and not self.plan.preset.time_axis:
+        if not times_steps(self.plan):
             return ()
         seconds = self._time_steps(executor)
         if config.match == "time":
@@ -201,7 +223,7 @@ class _Suite:
             self.job(label, TIMING, self.plan.tuning_seeds[0], self.plan.centre(label), TIMED_STEPS)
             for label in self.plan.labels
         ]
-        found = self.obtain("timing steps", jobs, executor)
+        found = self.obtain(TIMING_PHASE, jobs, executor)
         done = {job.label: found[job.key] for job in jobs}
         return {label: each.step_seconds for label, each in done.items() if not isinstance(each, Failure)}
 
@@ -215,13 +237,8 @@ class _Suite:
 
     def _price(self, seconds: Mapping[str, float]) -> str:
         preset = self.plan.preset
-        tuning = len(self.plan.tuning_seeds) * (len(self.plan.config.grid) * RUNGS[0][0] + RUNGS[0][1] * RUNGS[1][0])
-        runs = tuning + len(self.plan.seeds) * (1 + sum(preset.shares) + preset.time_axis)
-        gain = len(self.plan.seeds) * sum(GAIN_SHARES) * preset.gain
-        total = sum(
-            (runs + (gain if label in self.plan.baselines else 0)) * self.plan.steps[label] * each
-            for label, each in seconds.items()
-        )
+        steps = [pair for phase in planned_steps(self.plan).values() for pair in phase.items()]
+        total = sum(count * seconds[label] for label, count in steps if label in seconds)
         workers = _workers(self.plan.config)
         slowest = max(seconds, key=lambda label: self.plan.steps[label] * seconds[label])
         longest = self.plan.steps[slowest] * seconds[slowest]
@@ -238,7 +255,7 @@ class _Suite:
         label = self.plan.baseline.label
         rate = carried(self.plan.centre(label), 1.0)
         jobs = [self.job(label, PILOT, seed, rate, self.plan.steps[label]) for seed in self.plan.pilot_seeds]
-        found = self.obtain("pilot", jobs, executor)
+        found = self.obtain(PILOT, jobs, executor)
         self._keep(jobs, found)
         scores = [_loss(found[job.key]) for job in jobs]
         mean = sum(scores) / len(scores)
@@ -272,7 +289,7 @@ class _Suite:
                 )
                 for trial in trials
             }
-            results = self.obtain(f"learning rates, rung {trials[0].rung + 1}", list(jobs.values()), executor)
+            results = self.obtain(rung_phase(trials[0].rung), list(jobs.values()), executor)
             self._keep(jobs.values(), results)
             return {trial: _loss(results[job.key]) for trial, job in jobs.items()}
 
@@ -302,16 +319,13 @@ class _Suite:
 
     def verdict_runs(self, executor: Executor, tuned: Mapping[str, Tuned], judge: Judge) -> None:
         """Runs at the full budget, judged at every look while an arm is open; then the wins again on fresh seeds."""
-        from nanochat.bench.judge import CONFIRMATION, VERDICT
-
         plan = self.plan
         for number, seeds in enumerate(plan.looks):
             wanted = plan.labels if number == 0 else self._with_baselines(judge.open)
             if not wanted:
                 break
             planned = {label: (plan.seeds[:seeds], tuned[label].rate, plan.steps[label]) for label in wanted}
-            phase = "verdict runs" if len(plan.looks) == 1 else f"verdict runs, {seeds} seeds"
-            self._stage(executor, judge, VERDICT, planned, phase)
+            self._stage(executor, judge, VERDICT, planned, look_phase(plan, seeds))
             judge.look(seeds)
         again = self._with_baselines(judge.wins if plan.confirmation_seeds else ())
         if again:
@@ -320,8 +334,6 @@ class _Suite:
 
     def further_runs(self, executor: Executor, tuned: Mapping[str, Tuned], judge: Judge) -> None:
         """Smaller budgets, the baseline's curve, equal seconds: as far as they were asked for."""
-        from nanochat.bench.judge import EQUAL_TIME, VERDICT, share_stage
-
         plan = self.plan
 
         def at(share: float, labels: Iterable[str]) -> dict[str, tuple[Sequence[int], float, int]]:

@@ -14,6 +14,7 @@ from nanochat.bench import effects
 from nanochat.bench.audit import Audit, audit
 from nanochat.bench.jobs import Failure
 from nanochat.bench.sequential import Look, examine
+from nanochat.bench.stages import CONFIRMATION, EQUAL_TIME, VERDICT, share_stage
 from nanochat.bench.statistics import (
     MIN_SEEDS,
     Floats,
@@ -26,13 +27,6 @@ from nanochat.bench.statistics import (
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan
 from nanochat.bench.tuning import Tuned
 from nanochat.bench.verdicts import ArmVerdict, Comparison, Effects, Run
-
-VERDICT, CONFIRMATION, EQUAL_TIME = "verdict", "confirmation", "equal seconds"
-
-
-def share_stage(share: float) -> str:
-    """The stage of runs at another budget."""
-    return f"share {share:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,20 @@ def sentences(plan: SuitePlan) -> list[str]:
         plan.size,
         f"{len(plan.arms)} arms x {len(plan.seeds)} paired seeds = {runs} verdict runs of {plan.budget:.3g} "
         "operations, after the same learning-rate search for every arm",
+        *left_out(plan),
+    ]
+
+
+def left_out(plan: SuitePlan) -> list[str]:
+    """Which arms cannot be built, in one sentence for each rule that they break."""
+    arms: dict[str, list[str]] = {}
+    for why in plan.excluded.values():
+        arm, _, fault = why.partition(": ")
+        arms.setdefault(fault.partition(": got ")[0], []).append(arm.removeprefix("-a "))
+    everything = len(plan.arms) + len(plan.excluded)
+    return [
+        f"left out {len(each)} of {everything}: {rule} ({', '.join(dict.fromkeys(each))}; reasons in the report)"
+        for rule, each in arms.items()
     ]
 
 

@@ -59,6 +59,7 @@ def test_cuda_without_one_is_the_environments_fault(folder: Path, capsys: pytest
     assert cli.execute(["bench-fixed-flops", "--device", "cuda"]) == 3
     (sentence,) = capsys.readouterr().err.splitlines()
     assert "--device: got cuda" in sentence and "--device cpu" in sentence
+    assert {path.name for path in folder.iterdir()} == {"file", "empty", "binary"}, "found before anything was written"
 
 
 def test_all_faults_come_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
