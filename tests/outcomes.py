@@ -21,5 +21,9 @@ OUTCOME = Outcome(
     data_hash="d",
     tokenizer_hash="t",
     eval_hash="e",
+    rescored=1e-8,
+    leak=0.0,
+    weights=1000,
+    unchecked="",
 )
 """Fields that a test cares about are replaced (``dataclasses.replace``)."""

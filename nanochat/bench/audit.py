@@ -15,6 +15,15 @@ BUDGET_TOLERANCE = 0.005
 LEDGER_TOLERANCE = 0.02
 """Operations counted while training over those of the ledger may differ from 1 by this much."""
 
+RESCORE_TOLERANCE = 1e-4
+"""Scores that the recheck makes of the weights may differ from the reported ones by this much, relatively. Honest runs
+differ by 1e-8, in bf16 too (other batches, other order of sums); a context twice as long moves a document of the
+quick suite by 6e-3 after 50 steps, 4e-2 at the end."""
+
+LEAK_TOLERANCE = 1e-4
+"""A logit may change by this much when the future does. On a CPU it is exactly 0 for all mechanisms; the room is for
+sums that a GPU orders anew each time."""
+
 BUSY = 0.95
 """Below this ratio of processor seconds to wall seconds the timing says more about the machine than about the arm."""
 
@@ -28,6 +37,8 @@ class Audit:
         runs: verdict runs checked.
         budget_error: largest |used / C - 1|.
         ledger_error: largest |counted / ledger - 1|.
+        rescored: largest relative difference between reported scores and those of the recheck.
+        leak: largest change of a logit by later tokens.
         time_valid: every run had its core to itself.
     """
 
@@ -35,6 +46,8 @@ class Audit:
     runs: int
     budget_error: float
     ledger_error: float
+    rescored: float
+    leak: float
     time_valid: bool
 
 
@@ -55,7 +68,7 @@ def audit(
         share: of the budget that each must have spent; None where seconds were equal instead.
     """
     faults: list[str] = []
-    budget_errors, ledger_errors, busy = [0.0], [0.0], False
+    budget_errors, ledger_errors, rescored, leaks, busy = [0.0], [0.0], [0.0], [0.0], False
     count = 0
     for job, outcome in runs:
         count += 1
@@ -66,6 +79,9 @@ def audit(
         faults += [f"seed {job.seed}: {fault}" for fault in _same_size(plan, label, outcome)]
         if outcome.diverged:
             continue
+        faults += [f"seed {job.seed}: {fault}" for fault in _same_weights(plan, label, outcome)]
+        rescored.append(outcome.rescored or 0.0)
+        leaks.append(outcome.leak or 0.0)
         planned = job.steps * plan.step_flops(label) if share is None else share * plan.budget
         used = outcome.flops_used / planned - 1
         counted = outcome.counted_flops / outcome.flops_used - 1
@@ -81,7 +97,15 @@ def audit(
             faults.append(
                 f"seed {job.seed}: executed {1 + counted:.3f} of the ledger's operations, need 1 +- {LEDGER_TOLERANCE}"
             )
-    return Audit(tuple(faults), count, max(budget_errors), max(ledger_errors), not busy)
+    return Audit(
+        faults=tuple(faults),
+        runs=count,
+        budget_error=max(budget_errors),
+        ledger_error=max(ledger_errors),
+        rescored=max(rescored),
+        leak=max(leaks),
+        time_valid=not busy,
+    )
 
 
 def _same_text(outcome: Outcome, hashes: Mapping[str, str]) -> list[str]:
@@ -94,7 +118,7 @@ def _same_text(outcome: Outcome, hashes: Mapping[str, str]) -> list[str]:
 
 
 def _same_size(plan: SuitePlan, label: str, outcome: Outcome) -> list[str]:
-    faults = []
+    faults: list[str] = []
     planned = plan.ledgers[label].parameters
     if outcome.parameters != planned:
         faults.append(f"trained {outcome.parameters} parameters, planned {planned}")
@@ -102,4 +126,21 @@ def _same_size(plan: SuitePlan, label: str, outcome: Outcome) -> list[str]:
     expected = outcome.steps * per_step
     if outcome.tokens != expected:
         faults.append(f"saw {outcome.tokens} tokens in {outcome.steps} steps, planned {expected}")
+    return faults
+
+
+def _same_weights(plan: SuitePlan, label: str, outcome: Outcome) -> list[str]:
+    """What :mod:`nanochat.bench.recheck` found in the weights."""
+    if outcome.unchecked or outcome.rescored is None or outcome.leak is None:
+        return [f"could not be rechecked: {outcome.unchecked}"]
+    faults = []
+    if outcome.weights != plan.ledgers[label].parameters:
+        faults.append(f"left {outcome.weights} parameters, planned {plan.ledgers[label].parameters}")
+    if outcome.rescored > RESCORE_TOLERANCE:
+        faults.append(
+            f"its weights score otherwise than reported, by {outcome.rescored:.2g} of a document's nats, "
+            f"need at most {RESCORE_TOLERANCE:g}"
+        )
+    if outcome.leak > LEAK_TOLERANCE:
+        faults.append(f"a later token moves an earlier logit by {outcome.leak:.2g}, need at most {LEAK_TOLERANCE:g}")
     return faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from nanochat.config import DataConfig, GPTConfig, OptimConfig, RunConfig, Train
 from nanochat.registry import Record
 
 if TYPE_CHECKING:
+    from nanochat.bench.recheck import Recheck
     from nanochat.console import View
     from nanochat.data import Dataset
     from nanochat.train import TrainResult
@@ -97,10 +98,13 @@ def execute(key: str, run: RunConfig, facts: Mapping[str, Any], store: Store, tr
         if not held:
             return False
         if store.load(key) is None:
+            from nanochat.bench.recheck import recheck  # torch: not in a driver, which reads this module too
+
             directory = store.clear(key)
             dataset = dataset_of(run.data, run.model.vocab_size)
             result = train(run, directory=directory / "run", dataset=dataset, view=view)
-            store.commit(key, outcome_of(result, dataset), facts)
+            checked = recheck(key, run, result, directory / "run", dataset)
+            store.commit(key, outcome_of(result, dataset, checked), facts)
             _drop_checkpoints(directory)
     return True
 
@@ -113,7 +117,7 @@ def dataset_of(data: DataConfig, vocab_size: int) -> Dataset:
     return open_dataset(data, vocab_size)
 
 
-def outcome_of(result: TrainResult, dataset: Dataset) -> Outcome:
+def outcome_of(result: TrainResult, dataset: Dataset, checked: Recheck) -> Outcome:
     """The part of a training result that the engine keeps."""
     kept = {item.name for item in fields(Outcome)}
     same = (
@@ -139,6 +143,7 @@ def outcome_of(result: TrainResult, dataset: Dataset) -> Outcome:
         "data_hash": dataset.manifest.hash,
         "tokenizer_hash": dataset.tokenizer.hash,
         "eval_hash": dataset.eval_set.hash,
+        **asdict(checked),
     }
     assert values.keys() == kept
     return Outcome(**values)

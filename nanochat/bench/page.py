@@ -222,7 +222,18 @@ def tuning_table(verdicts: Verdicts) -> str:
 
 def audit_table(verdicts: Verdicts) -> str:
     """What was checked after the fact."""
-    headings = ("arm", "result", "runs", "steps", "budget off by", "ledger off by", "seconds per run", "faults")
+    headings = (
+        "arm",
+        "result",
+        "runs",
+        "steps",
+        "budget off by",
+        "ledger off by",
+        "score off by",
+        "leak",
+        "seconds per run",
+        "faults",
+    )
 
     def cells(arm: ArmVerdict) -> list[str]:
         return [
@@ -232,6 +243,8 @@ def audit_table(verdicts: Verdicts) -> str:
             str(arm.steps),
             f"{arm.audit.budget_error:.2%}",
             f"{arm.audit.ledger_error:.2%}",
+            f"{arm.audit.rescored:.1g}",
+            f"{arm.audit.leak:.1g}",
             number(arm.seconds, ".1f"),
             f'<td class="text">{escape("; ".join(arm.audit.faults))}</td>',
         ]

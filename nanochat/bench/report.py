@@ -113,6 +113,8 @@ def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
             "runs": arm.audit.runs,
             "budget_error": arm.audit.budget_error,
             "ledger_error": arm.audit.ledger_error,
+            "rescored": arm.audit.rescored,
+            "leak": arm.audit.leak,
             "time_valid": arm.audit.time_valid,
         },
         "runs": [_run(job, outcome) for job, outcome in verdicts.runs[arm.label]],

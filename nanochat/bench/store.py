@@ -22,7 +22,7 @@ from typing import Any
 from nanochat.config import ConfigError
 from nanochat.record import write_json
 
-SCHEMA = "mgr.job.v1"
+SCHEMA = "mgr.job.v2"
 RESULT = "result.json"
 
 
@@ -43,6 +43,7 @@ class Outcome:
         loss_curve: [step, loss in nats] pairs.
         document_nats, document_bytes: per held-out document.
         data_hash, tokenizer_hash, eval_hash: of what the run itself read.
+        rescored, leak, weights, unchecked: what its weights say, see :class:`nanochat.bench.recheck.Recheck`.
     """
 
     bpb: float | None
@@ -63,6 +64,10 @@ class Outcome:
     data_hash: str
     tokenizer_hash: str
     eval_hash: str
+    rescored: float | None
+    leak: float | None
+    weights: int | None
+    unchecked: str
 
 
 def key_of(facts: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ def outcome(plan: SuitePlan, label: str, job: Job, bpb: float | None, **changed)
         cpu_seconds=OUTCOME.wall_seconds,
         document_nats=[10.0 * (bpb or 0), 20.0 * (bpb or 0)],
         document_bytes=[100, 200],
+        weights=plan.ledgers[label].parameters,
     )
     return replace(kept, **changed)
 

@@ -34,7 +34,7 @@ def test_a_result_is_there_after_commit_and_not_before(tmp_path):
     assert Store(tmp_path).load(KEY) == OUTCOME
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": "other"}', '{"schema": "mgr.job.v1"}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": "other"}', '{"schema": "mgr.job.v2"}', "\udcff"])
 def test_what_is_not_a_result_counts_as_missing(tmp_path, content):
     store = Store(tmp_path)
     path = store.clear(KEY) / RESULT
