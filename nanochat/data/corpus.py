@@ -1,27 +1,35 @@
-"""A prepared corpus: documents without duplicates, split into training and held-out text, with their hashes."""
+"""A prepared corpus: documents without duplicates, split into training and held-out text, with their hashes.
+
+Training text that repeats held-out text is removed, see :mod:`nanochat.data.overlap`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nanochat.config import ConfigError
 from nanochat.data import store
+from nanochat.data.overlap import GRAM, Overlap, separate
 from nanochat.data.sources import Piece
 
-TRAIN, VAL = 0, 1
-SPLITS = ("train", "val")
+TRAIN, VAL, REMOVED = 0, 1, 2
+SPLITS = ("train", "val", "removed")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of the manifest; ``sha256`` is of its text, ``split`` is ``train`` or ``val``."""
+    """One document of the manifest; ``sha256`` is of its text, ``split`` is ``train``, ``val`` or ``removed``.
+
+    A training document that repeats held-out text is listed in parts, ``name[begin:end]`` in bytes.
+    """
 
     name: str
     sha256: str
@@ -31,7 +39,10 @@ class Document:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a corpus holds. ``hash`` is the SHA-256 over every document's (split, SHA-256), in order."""
+    """What a corpus holds. ``hash`` is the SHA-256 over every document's (split, SHA-256), in order.
+
+    ``overlapping`` training documents lost ``removed_bytes``; ``overlap`` is of the whole held-out text with training.
+    """
 
     source: str
     hash: str
@@ -40,6 +51,9 @@ class Manifest:
     train_documents: int
     val_documents: int
     duplicates: int
+    overlapping: int
+    removed_bytes: int
+    overlap: Overlap
     path: Path = field(repr=False)
 
     @cached_property
@@ -53,7 +67,8 @@ class Manifest:
 class Corpus:
     """A sealed corpus folder: ``text.bin`` holds document d in bytes ``offsets[d]:offsets[d + 1]``.
 
-    ``digests`` are the first 64 bits of each document's SHA-256.
+    ``digests`` are the first 64 bits of each document's SHA-256; ``repeated`` and ``still_repeated`` the held-out grams
+    that the training text had, and has.
     """
 
     folder: Path
@@ -62,6 +77,8 @@ class Corpus:
     offsets: np.ndarray
     split: np.ndarray
     digests: np.ndarray
+    repeated: np.ndarray
+    still_repeated: np.ndarray
 
     def members(self, split: int) -> np.ndarray:
         """Indices of the documents on one side."""
@@ -130,14 +147,23 @@ class _Writer:
         self.stream.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    digest: bytes
+    size: int
+    side: int
+
+
 def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: float) -> str:
     """Write a corpus folder and return the SHA-256 of its manifest, document names included.
 
     A file is held out when the first 64 bits of its content's SHA-256, as a fraction of 2^64, are below
-    ``val_fraction``: the side depends on nothing but its text.
+    ``val_fraction``: the side depends on nothing but its text. What training documents repeat of it is removed.
 
     Raises:
-        ConfigError: there is no text, or a single document, which leaves nothing to hold out.
+        ConfigError: there is no text, or a single document, which leaves nothing to hold out; or no training text
+            besides what the held-out text says too.
     """
     writer = _Writer(folder)
     try:
@@ -145,22 +171,27 @@ def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: floa
     finally:
         writer.close()
     sides = _sides([digest for digest, _ in writer.groups], source, val_fraction)
-    split = np.array(
-        [side for side, (_, group) in zip(sides, writer.groups, strict=True) for _ in group.names], dtype=np.uint8
-    )
-    sizes = np.array([size for _, group in writer.groups for size in group.sizes], dtype=np.int64)
-    digests = [digest for _, group in writer.groups for digest in group.digests]
-    names = [name for _, group in writer.groups for name in group.names]
+    rows = [
+        _Row(name, digest, size, side)
+        for side, (_, group) in zip(sides, writer.groups, strict=True)
+        for name, digest, size in zip(group.names, group.digests, group.sizes, strict=True)
+    ]
+    rows, audit = _without_overlap(folder, rows)
+    split = np.array([row.side for row in rows], dtype=np.uint8)
+    if TRAIN not in split:
+        need = f"need training text that does not repeat held-out text ({GRAM} words in a row)"
+        raise ConfigError([f"--data {source}: got nothing else, {need}"])
+    sizes = np.array([row.size for row in rows], dtype=np.int64)
     whole = hashlib.sha256()
     with open(folder / "documents.jsonl", "w", encoding="utf-8") as stream:
-        for name, digest, size, side in zip(names, digests, sizes.tolist(), split.tolist(), strict=True):
-            whole.update(bytes([side]) + digest)
-            printable = name.encode("utf-8", "replace").decode()
-            row = {"name": printable, "sha256": digest.hex(), "bytes": size, "split": SPLITS[side]}
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for row in rows:
+            whole.update(bytes([row.side]) + row.digest)
+            printable = row.name.encode("utf-8", "replace").decode()
+            entry = {"name": printable, "sha256": row.digest.hex(), "bytes": row.size, "split": SPLITS[row.side]}
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     np.save(folder / "split.npy", split)
-    np.save(folder / "digests.npy", np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64))
+    np.save(folder / "digests.npy", np.array([int.from_bytes(row.digest[:8], "big") for row in rows], np.uint64))
     head = {
         "hash": whole.hexdigest(),
         "train_bytes": int(sizes[split == TRAIN].sum()),
@@ -168,10 +199,34 @@ def build(folder: Path, source: str, pieces: Iterable[Piece], val_fraction: floa
         "train_documents": int((split == TRAIN).sum()),
         "val_documents": int((split == VAL).sum()),
         "duplicates": writer.duplicates,
+        "removed_bytes": int(sizes[split == REMOVED].sum()),
+        **audit,
     }
     store.write_json(folder / "manifest.json", head)
-    whole.update("\n".join(names).encode("utf-8", "replace"))
+    whole.update("\n".join(row.name for row in rows).encode("utf-8", "replace"))
     return whole.hexdigest()
+
+
+def _without_overlap(folder: Path, rows: list[_Row]) -> tuple[list[_Row], dict[str, Any]]:
+    """The rows with training documents cut where they repeat held-out text, and what the manifest says of it."""
+    text = np.asarray(np.memmap(folder / "text.bin", dtype=np.uint8, mode="r"))
+    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])])
+    split = np.array([row.side for row in rows])
+    found = separate(text, offsets, np.flatnonzero(split == TRAIN), np.flatnonzero(split == VAL), folder)
+    np.save(folder / "repeated.npy", found.repeated)
+    np.save(folder / "still_repeated.npy", found.still_repeated)
+    parts: list[_Row] = []
+    seen: set[bytes] = set()
+    for index, row in enumerate(rows):
+        if index not in found.parts:
+            parts.append(row)
+        for begin, end, kept in found.parts.get(index, ()):
+            piece = text[offsets[index] + begin : offsets[index] + end].tobytes()
+            digest = hashlib.sha256(piece).digest()
+            side = TRAIN if kept and digest not in seen else REMOVED  # what is left may be left twice
+            seen.add(digest)
+            parts.append(_Row(f"{row.name}[{begin}:{end}]", digest, end - begin, side))
+    return parts, {"overlapping": len(found.parts), "overlap": asdict(found.overlap)}
 
 
 def _sides(digests: list[bytes], source: str, val_fraction: float) -> list[int]:
@@ -190,11 +245,14 @@ def _sides(digests: list[bytes], source: str, val_fraction: float) -> list[int]:
 def load(folder: Path, source: str) -> Corpus:
     """Open a sealed corpus; text stays on the disk until it is read. ``source`` is the name it goes by now."""
     head = json.loads((folder / "manifest.json").read_bytes())
+    overlap = Overlap(**head.pop("overlap"))
     return Corpus(
         folder=folder,
-        manifest=Manifest(source=source, path=folder / "documents.jsonl", **head),
+        manifest=Manifest(source=source, path=folder / "documents.jsonl", overlap=overlap, **head),
         text=np.asarray(np.memmap(folder / "text.bin", dtype=np.uint8, mode="r")),
         offsets=np.load(folder / "offsets.npy"),
         split=np.load(folder / "split.npy"),
         digests=np.load(folder / "digests.npy"),
+        repeated=np.load(folder / "repeated.npy"),
+        still_repeated=np.load(folder / "still_repeated.npy"),
     )

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from nanochat.data import evaluation, sources, store
 from nanochat.data.corpus import TRAIN, VAL, Corpus, Manifest
 from nanochat.data.evaluation import EvalSet
 from nanochat.data.loader import Loader
+from nanochat.data.overlap import Overlap, overlap
 from nanochat.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 
-VERSION = "1"
+VERSION = "2"
 """Raised when the same input would be prepared differently; part of every cache key."""
 
 TOKENIZER_BYTES = 1 << 28
@@ -34,11 +35,20 @@ BATCH = 64
 class Dataset:
     """Prepared text. ``train_tokens`` (uint16, memory-mapped) holds the training documents, each opened by BOS."""
 
-    manifest: Manifest
+    corpus: Corpus = field(repr=False)
     tokenizer: Tokenizer
     train_tokens: np.ndarray = field(repr=False)
     train_offsets: np.ndarray = field(repr=False)
     eval_set: EvalSet = field(repr=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.corpus.manifest
+
+    @cached_property
+    def overlap(self) -> Overlap:
+        """Of the evaluation set with the training text; ``manifest.overlap`` is of all held-out text."""
+        return overlap(self.eval_set.passages, self.corpus.repeated, self.corpus.still_repeated)
 
     def loader(self, batch_size: int, sequence_len: int, seed: int) -> Loader:
         """Training batches as a function of (seed, step)."""
@@ -73,7 +83,7 @@ def open_dataset(data: DataConfig, vocab_size: int, *, report: Callable[[str], N
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     held_out = [corpus.document(index) for index in corpus.by_hash(VAL)[: data.eval_documents]]
     return Dataset(
-        manifest=corpus.manifest,
+        corpus=corpus,
         tokenizer=tokenizer,
         train_tokens=np.asarray(np.memmap(folder / "train.bin", dtype="<u2", mode="r")),
         train_offsets=np.load(folder / "offsets.npy"),

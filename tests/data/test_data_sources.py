@@ -163,7 +163,8 @@ soft = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_DATA, (soft, soft))  # private memory; a mapped file does not count
 dataset = open_dataset(DataConfig(data=sys.argv[1], tokenizer=sys.argv[4], cache_dir=sys.argv[2]), 512)
 dataset.loader(4, 64, 0).batch(10)
-print(dataset.manifest.train_bytes + dataset.manifest.val_bytes)
+manifest = dataset.manifest
+print(manifest.train_bytes + manifest.val_bytes + manifest.removed_bytes)  # lines repeat what is held out
 """
 
 
