@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from nanochat.schedule import SCHEDULES
 if TYPE_CHECKING:
     from nanochat.bench.judge import Judge
     from nanochat.bench.verdicts import Run, Verdicts
+    from nanochat.data import Dataset
 
 Results = Mapping[str, Outcome | Failure]
 
@@ -357,7 +358,23 @@ class _Suite:
         """What the numbers depend on besides the configuration."""
         from nanochat.record import environment
 
-        return {"environment": environment(), "hashes": self.data_hashes, "code": self._code}
+        return {
+            "environment": environment(),
+            "hashes": self.data_hashes,
+            "code": self._code,
+            "overlap": _overlap(self._datasets[self.plan.data]),
+        }
+
+
+def _overlap(dataset: Dataset) -> dict[str, Any]:
+    """What the training text repeats of the held-out text, see :mod:`nanochat.data.overlap`."""
+    manifest = dataset.manifest
+    return {
+        "documents": manifest.overlapping,
+        "removed_bytes": manifest.removed_bytes,
+        "held_out": asdict(manifest.overlap),
+        "evaluation": asdict(dataset.overlap),
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from nanochat.bench import figures
-from nanochat.bench.report import HEADINGS, busy_note, command, headlines, number, row, word
+from nanochat.bench.report import HEADINGS, busy_note, command, headlines, number, overlap_note, row, word
 from nanochat.bench.verdicts import ArmVerdict, Comparison, Verdicts, excess
 
 STYLE = """
@@ -66,6 +66,7 @@ def page(verdicts: Verdicts) -> str:
         tuning_table(verdicts),
         "<h2>Audits</h2>",
         audit_table(verdicts),
+        f'<p class="soft">{escape(overlap_note(verdicts))}</p>',
         "<h2>Repeat it</h2>",
         f"<pre>{escape(command(plan.config))}</pre>",
         "<h2>Provenance</h2>",

@@ -75,6 +75,7 @@ def summary(verdicts: Verdicts) -> dict[str, Any]:
         "schedulers": list(plan.config.schedulers),
         "data": plain(plan.data),
         "hashes": dict(verdicts.provenance["hashes"]),
+        "overlap": dict(verdicts.provenance["overlap"]),
         "arms": [_arm(verdicts, arm) for arm in verdicts.arms],
         "wall_seconds": verdicts.wall_seconds,
         "core_seconds": verdicts.core_seconds,
@@ -225,6 +226,21 @@ def busy_note(verdicts: Verdicts) -> str:
     return "Step times marked (busy) were taken while other work shared the cores; they are no measurement."
 
 
+def overlap_note(verdicts: Verdicts) -> str:
+    """What became of training text that repeats held-out text."""
+    found = verdicts.provenance["overlap"]
+
+    def share(of: str, when: str) -> str:
+        return f"{found[of][when] / max(1, found[of]['grams']):.2%}"
+
+    return (
+        f"Runs of 13 words of the evaluation set that also stand in the training text: {share('evaluation', 'after')} "
+        f"({share('evaluation', 'before')} before {found['removed_bytes'] / 1e3:,.0f} kB were taken out of "
+        f"{found['documents']} training documents); of all held-out text {share('held_out', 'after')} "
+        f"({share('held_out', 'before')})."
+    )
+
+
 def markdown(verdicts: Verdicts) -> str:
     """``run.md``, for a pull request."""
     plan = verdicts.plan
@@ -243,6 +259,7 @@ def markdown(verdicts: Verdicts) -> str:
         f"interest {plan.config.sesoi:g} bits per byte, family-wise error {plan.config.alpha:g}. Seeds needed: to "
         "detect the smallest effect of interest with 80 % power. Step time: seconds per step over the baseline's.",
         f"{plan.size[0].upper()}{plan.size[1:]}.",
+        overlap_note(verdicts),
         *([busy_note(verdicts)] if busy_note(verdicts) else []),
         "",
         f"Repeat: `{command(plan.config)}`",

@@ -1,6 +1,7 @@
 """The whole engine on a trainer that takes no time: which runs are made, in which order, and what is written."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -107,6 +108,11 @@ def test_everything_in_order_and_written_down(tmp_path):
         "confirmation",
         "share 0.4",
     }
+    assert summary["overlap"]["evaluation"]["before"] > summary["overlap"]["evaluation"]["after"] == 0
+    assert summary["overlap"]["removed_bytes"] > 0 and summary["overlap"]["documents"] > 0
+    for name in ("run.md", "report.html"):
+        text = (verdicts.directory / name).read_text()
+        assert re.search(r"also stand in the training text: 0\.00% \(\d+\.\d\d% before [\d,]+ kB", text)
     assert verdicts.valid
     for label, factor in (("tropical", tropical), ("gauge", gauge)):
         np.testing.assert_allclose(by_document(verdicts, label).mean(), factor.difference, atol=0.01)

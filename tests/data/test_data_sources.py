@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -22,7 +23,7 @@ def names_and_texts(path: Path, text_field: str = "text") -> list[tuple[str, str
     return [(piece.name, piece.text.decode()) for piece in sources.read(listing, text_field)]
 
 
-def refusal(path: Path | str, **more: str) -> str:
+def refusal(path: Path | str, **more: Any) -> str:
     config = DataConfig(data=str(path), cache_dir=str(Path(path).parent / "cache"), tokenizer="byte", **more)
     with pytest.raises(ConfigError) as caught:
         open_dataset(config, 512)
