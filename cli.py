@@ -333,6 +333,9 @@ def bench_fixed_flops(
     include_demo_certs: Annotated[
         bool, typer.Option("--include-demo-certs", help="Run the ready demos too and add their certificates.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Progress as lines now and then, as in a pipe, on a terminal too.")
+    ] = False,
     as_json: AsJson = False,
     **given: Any,
 ) -> int:
@@ -354,7 +357,8 @@ def bench_fixed_flops(
     from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
 
     out = console(stderr=as_json)
-    view = LiveSuite(out) if out.is_terminal else PlainSuite(lambda line: typer.echo(line, err=as_json))
+    live = out.is_terminal and not plain
+    view = LiveSuite(out) if live else PlainSuite(lambda line: typer.echo(line, err=as_json))
     verdicts = run_suite(suite, view=view)
     out.print(verdict_table(verdicts))
     certificates = certificates_of_demos(verdicts.directory) if include_demo_certs else []

@@ -26,8 +26,8 @@ class Observer:
     def started(self, job: Job) -> None:
         """A worker took the run."""
 
-    def progress(self, job: Job, step: int, steps: int) -> None:
-        """The run took ``step`` of ``steps`` steps."""
+    def progress(self, job: Job, step: int, steps: int, loss: float | None = None) -> None:
+        """The run took ``step`` of ``steps`` steps; ``loss``, if known, is that of the last one's batch, in nats."""
 
     def finished(self, job: Job, outcome: Outcome | Failure, cached: bool) -> None:
         """The run is done; ``cached`` if it was in the store already."""

@@ -12,20 +12,28 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nanochat.bench.jobs import Failure
 from nanochat.bench.observe import Observer
+from nanochat.bench.progress import DONE, POINTS, TRAINING, WAITING, Tally, clock
 
 if TYPE_CHECKING:
-    from nanochat.bench.jobs import Job
+    from nanochat.bench.jobs import Failure, Job
     from nanochat.bench.store import Outcome
     from nanochat.bench.suite import SuitePlan
     from nanochat.bench.verdicts import ArmVerdict, Verdicts
 
 COLOURS = {"WIN": "green", "LOSS": "red", "TIE": "blue", "INVALID": "yellow", "UNSTABLE": "yellow"}
 MARKS = {"negligible": "~", "fragile": "!", "budget": "^", "time": "@"}
-BAR = 16
-PLAIN_INTERVAL = 10.0
 REFRESHES = 4
+
+BAR, ARM_WIDTH, STATUS_WIDTH = 8, 26, 21
+"""Columns of a live row beside 5 or more of seeds and the curve: 80 in all."""
+
+FRAME, MIN_ROWS = 5, 3
+"""Lines of the live view around its rows (two headings, the table's own, the summary, the cursor's), and the fewest."""
+
+PLAIN_INTERVAL = 10.0
+PLAIN_SHARE = 1 / 60
+"""A log line comes when this share of the time so far has passed since the last one, if that is more."""
 
 
 class LiveSuite(Observer):
@@ -38,25 +46,26 @@ class LiveSuite(Observer):
     def __init__(self, console: Console):
         self.console = console
         self._live = Live(self, console=console, refresh_per_second=REFRESHES, transient=True)
-        self._plan: SuitePlan | None = None
-        self._tally = Tally()
+        self._tally: Tally | None = None
 
     def note(self, line: str) -> None:
         self.console.print(Text(line, style="dim"))
 
     def planned(self, plan: SuitePlan) -> None:
-        self._plan = plan
-        self._tally = Tally()
+        self._tally = Tally(plan)
         self.console.print(preflight(plan))
         self._live.start()
 
     def phase(self, name: str, jobs: Sequence[Job], missing: int) -> None:
+        assert self._tally is not None
         self._tally.phase(name, jobs)
 
-    def progress(self, job: Job, step: int, steps: int) -> None:
-        self._tally.progress(job, step)
+    def progress(self, job: Job, step: int, steps: int, loss: float | None = None) -> None:
+        assert self._tally is not None
+        self._tally.progress(job, step, steps, loss)
 
     def finished(self, job: Job, outcome: Outcome | Failure, cached: bool) -> None:
+        assert self._tally is not None
         self._tally.finished(job, outcome, cached)
 
     def stop(self) -> None:
@@ -64,96 +73,114 @@ class LiveSuite(Observer):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The rows as they are now."""
-        if self._plan is not None:
-            yield progress_table(self._plan, self._tally)
+        if self._tally is not None:
+            yield progress_table(self._tally, console.height)
 
 
 class PlainSuite(Observer):
-    """A line now and then, for logs and pipes.
+    """A line now and then, for logs and pipes: the longer a suite has run, the rarer.
 
     Args:
         write: takes one line.
-        interval: seconds between lines.
+        interval: seconds between lines at first.
+        now: a clock, seconds.
     """
 
-    def __init__(self, write: Callable[[str], object], interval: float = PLAIN_INTERVAL):
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        interval: float = PLAIN_INTERVAL,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self._write = write
         self._interval = interval
-        self._last = 0.0
-        self._tally = Tally()
+        self._now = now
+        self._begin = self._last = now()
+        self._tally: Tally | None = None
 
     def note(self, line: str) -> None:
         self._write(line)
 
     def planned(self, plan: SuitePlan) -> None:
+        self._tally = Tally(plan, self._now)
         for line in sentences(plan):
             self._write(line)
 
     def phase(self, name: str, jobs: Sequence[Job], missing: int) -> None:
+        assert self._tally is not None
         self._tally.phase(name, jobs)
         self._write(f"{name}: {len(jobs)} runs, {len(jobs) - missing} of them in the store")
 
+    def progress(self, job: Job, step: int, steps: int, loss: float | None = None) -> None:
+        assert self._tally is not None
+        self._tally.progress(job, step, steps, loss)
+        self._tell(self._tally)
+
     def finished(self, job: Job, outcome: Outcome | Failure, cached: bool) -> None:
+        assert self._tally is not None
         self._tally.finished(job, outcome, cached)
-        now = time.monotonic()
-        if not cached and (now - self._last >= self._interval or self._tally.complete):
+        if not cached:
+            self._tell(self._tally)
+
+    def _tell(self, tally: Tally) -> None:
+        now = self._now()
+        pause = max(self._interval, PLAIN_SHARE * (now - self._begin))
+        if now - self._last >= pause or tally.runs_done == tally.runs:
             self._last = now
-            self._write(f"{self._tally.name}: {self._tally.done_count} of {self._tally.total_count} runs")
+            self._write("; ".join(headings(tally)))
 
 
-class Tally:
-    """What has happened in the phase under way, in steps, and how fast."""
-
-    def __init__(self) -> None:
-        self.name = "preparing"
-        self.total: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-        self.troubled: Counter[str] = Counter()
-        self.running: dict[str, tuple[str, int]] = {}
-        self.total_count = self.done_count = 0
-        self._begin = time.monotonic()
-        self._trained = 0
-
-    @property
-    def complete(self) -> bool:
-        return self.done_count == self.total_count
-
-    def phase(self, name: str, jobs: Sequence[Job]) -> None:
-        self.name = name
-        self.total, self.done = Counter(), Counter()
-        self.running.clear()
-        for job in jobs:
-            self.total[job.label] += job.steps
-        self.total_count, self.done_count = len(jobs), 0
-        self._begin, self._trained = time.monotonic(), 0
-
-    def progress(self, job: Job, step: int) -> None:
-        self.running[job.key] = (job.label, step)
-
-    def finished(self, job: Job, outcome: Outcome | Failure, cached: bool) -> None:
-        self.running.pop(job.key, None)
-        self.done[job.label] += job.steps
-        self.done_count += 1
-        self._trained += 0 if cached else job.steps
-        self.troubled[job.label] += isinstance(outcome, Failure) or outcome.diverged
-
-    def share(self, label: str) -> float:
-        """Of the arm's steps of this phase, 0 to 1."""
-        under_way = sum(step for name, step in self.running.values() if name == label)
-        return min(1.0, (self.done[label] + under_way) / self.total[label]) if self.total[label] else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Of this phase at the pace so far; None before there is one."""
-        taken = self._trained + sum(step for _, step in self.running.values())
-        elapsed = time.monotonic() - self._begin
-        left = self.total.total() - self.done.total() - sum(step for _, step in self.running.values())
-        return elapsed * left / taken if taken and elapsed > 1 else None
+def headings(tally: Tally) -> list[str]:
+    """How far the phase and the whole suite are, and how long each will take, each in under 80 columns."""
+    phase, suite = tally.seconds_left
+    used, budget = tally.operations
+    share = f"{used / budget:.0%}" if budget else "100%"
+    return [
+        f"{tally.name}: {tally.runs_done} of {tally.runs} runs, {clock(phase)} left",
+        f"suite: {share} of {budget:.3g} operations, {clock(suite)} left",
+    ]
 
 
-def clock(seconds: float | None) -> str:
-    """m:ss."""
-    return "-:--" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def progress_table(tally: Tally, height: int) -> RenderableType:
+    """One row per arm, in 80 columns and at most ``height`` lines; where arms do not fit, those that train come first.
+
+    Columns: the arm, its seeds, its share of the phase, the shape of one run's learning curve (each on a scale of its
+    own, so without numbers: see :mod:`nanochat.bench.progress`), and what it does.
+    """
+    labels = tally.plan.labels
+    space = max(MIN_ROWS, height - FRAME)
+    shown = labels if len(labels) <= space else _urgent(tally, space - 1)
+    table = Table(box=None, pad_edge=False)
+    for heading, width in (("arm", ARM_WIDTH), ("seeds", None), ("phase", None), ("", None), ("", STATUS_WIDTH)):
+        side = "right" if heading == "seeds" else "left"
+        table.add_column(heading, justify=side, max_width=width, no_wrap=True, header_style="dim")
+    for label in shown:
+        filled = round(tally.share(label) * BAR)
+        bar = Text("━" * filled, style="green") + Text("━" * (BAR - filled), style="bright_black")
+        seeds = f"{tally.seeds[label]}/{len(tally.plan.seeds)}"
+        curve = Text(f"{tally.shape(label):{POINTS}}", style="cyan")
+        table.add_row(Text(label), seeds, bar, curve, _status(tally, label))
+    lines = [Text(line, style="bold" if number == 0 else "") for number, line in enumerate(headings(tally))]
+    hidden = Counter(tally.status(label) for label in labels if label not in shown)
+    rest = ", ".join(f"{count} {status}" for status, count in sorted(hidden.items()))
+    return Group(*lines, table, *([Text(f"and {hidden.total()} more arms: {rest}", style="dim")] if hidden else []))
+
+
+def _urgent(tally: Tally, space: int) -> list[str]:
+    """The arms to show where not all fit: those that train, then those that wait, in the plan's order."""
+    order = (TRAINING, WAITING, DONE)
+    first = sorted(tally.plan.labels, key=lambda label: order.index(tally.status(label)))[:space]
+    return [label for label in tally.plan.labels if label in first]
+
+
+def _status(tally: Tally, label: str) -> Text:
+    """What an arm does, and how many of its runs diverged; ``lost`` where some of them failed otherwise."""
+    status = tally.status(label)
+    text = Text(status, style={TRAINING: "", WAITING: "dim", DONE: "green"}[status])
+    diverged, failed = tally.diverged[label], tally.failed[label]
+    if diverged or failed:
+        text.append(f", {diverged + failed} {'lost' if failed else 'diverged'}", style="yellow")
+    return text
 
 
 def sentences(plan: SuitePlan) -> list[str]:
@@ -183,24 +210,6 @@ def left_out(plan: SuitePlan) -> list[str]:
 def preflight(plan: SuitePlan) -> RenderableType:
     """The same on a terminal."""
     return Group(*(Text(line, style="dim") for line in sentences(plan)))
-
-
-def progress_table(plan: SuitePlan, tally: Tally) -> Table:
-    """One row per arm: share of the phase's steps, runs that went wrong."""
-    table = Table(
-        box=None, pad_edge=False, title=f"{tally.name}, {clock(tally.seconds_left)} left", title_justify="left"
-    )
-    table.add_column("arm", max_width=30, no_wrap=True)
-    table.add_column("steps", no_wrap=True)
-    table.add_column("", justify="right")
-    table.add_column("", style="yellow")
-    for arm in plan.arms:
-        share = tally.share(arm.label)
-        filled = round(share * BAR)
-        bar = Text("━" * filled, style="green") + Text("━" * (BAR - filled), style="bright_black")
-        trouble = f"{tally.troubled[arm.label]} diverged or failed" if tally.troubled[arm.label] else ""
-        table.add_row(Text(arm.label), bar, f"{share:.0%}", trouble)
-    return table
 
 
 def verdict_table(verdicts: Verdicts) -> RenderableType:
