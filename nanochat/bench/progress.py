@@ -28,7 +28,7 @@ POINTS = 12
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 MIN_ELAPSED = 1.0
-"""Seconds without a forecast: the first steps come after the workers have started."""
+"""Seconds of training without a forecast."""
 
 
 class Curve:
@@ -101,9 +101,14 @@ class Tally:
         for passed in names[: names.index(name) + 1] if name in names else ():
             del self._ahead[passed]
         self._later = _total(self._ahead.values())
-        if self._begin is None and name != TIMING_PHASE:  # a dozen steps of each arm tell nothing of a run's pace
+
+    def started(self, job: Job) -> None:
+        """A worker took a run. The clock begins here: workers that start, and a dozen timed steps, tell no pace."""
+        if self._begin is None and self.name != TIMING_PHASE:
             self._begin = self._now()
             self._trained.clear()
+        if job.key in self._open:
+            self._running[job.key] = (job, 0)
 
     def progress(self, job: Job, step: int, steps: int, loss: float | None) -> None:
         """A run has taken ``step`` of its ``steps``."""

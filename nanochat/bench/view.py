@@ -60,6 +60,10 @@ class LiveSuite(Observer):
         assert self._tally is not None
         self._tally.phase(name, jobs)
 
+    def started(self, job: Job) -> None:
+        assert self._tally is not None
+        self._tally.started(job)
+
     def progress(self, job: Job, step: int, steps: int, loss: float | None = None) -> None:
         assert self._tally is not None
         self._tally.progress(job, step, steps, loss)
@@ -110,6 +114,10 @@ class PlainSuite(Observer):
         assert self._tally is not None
         self._tally.phase(name, jobs)
         self._write(f"{name}: {len(jobs)} runs, {len(jobs) - missing} of them in the store")
+
+    def started(self, job: Job) -> None:
+        assert self._tally is not None
+        self._tally.started(job)
 
     def progress(self, job: Job, step: int, steps: int, loss: float | None = None) -> None:
         assert self._tally is not None

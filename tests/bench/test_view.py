@@ -69,6 +69,7 @@ def test_time_left_follows_measured_steps_and_counts_what_is_still_to_come():
     speed = {"standard": 0.01, "gauge": 0.03}
     for label in plan.labels:  # one run of each arm, one after the other, at its own speed
         job = next(job for job in batch if job.label == label)
+        tally.started(job)
         now.seconds += speed[label] * steps[label]
         tally.finished(job, replace(OUTCOME, step_seconds=speed[label]), cached=False)
     expected = 7 * sum(speed[label] * steps[label] for label in plan.labels)
@@ -110,6 +111,8 @@ def test_an_arm_waits_trains_and_is_done_and_its_lost_runs_are_counted():
     tally.phase("learning rates, rung 1", batch)
     assert tally.status("gauge") == WAITING
     own = [job for job in batch if job.label == "gauge"]
+    tally.started(own[0])
+    assert tally.status("gauge") == TRAINING
     tally.progress(own[0], 3, own[0].steps, None)
     assert tally.status("gauge") == TRAINING and tally.shape("gauge").strip() == ""
     for job, outcome in zip(own, (Failure("lost"), *[replace(OUTCOME, bpb=None, diverged=True)] * 7), strict=True):
@@ -187,6 +190,7 @@ def test_a_log_gets_fewer_lines_the_longer_it_takes():
     view.phase("verdict runs", batch, len(batch))
     times = []
     for job in batch:
+        view.started(job)
         now.seconds += 5.0
         told = len(lines)
         view.finished(job, OUTCOME, cached=False)
