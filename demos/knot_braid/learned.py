@@ -85,6 +85,14 @@ class Trained:
         """Shares of right answers of the model of least training loss, by number of letters."""
         return self.right[kind][self.best(STRANDS if kind == SETTLED else kind)]
 
+    def beyond(self, kind: str) -> np.ndarray:
+        """:meth:`shares` at all lengths beyond those of training."""
+        return self.shares(kind)[tasks.TRAINED :]
+
+    def solved(self, kind: str) -> int:
+        """Models that are right on over 99 % of the words at every length beyond those of training."""
+        return int((self.right[kind][:, tasks.TRAINED :].min(1) > 0.99).sum())
+
     @property
     def layer(self) -> dict[str, np.ndarray]:
         """The best layer that carries strands as the checks take it; its orders rounded where that has a meaning."""

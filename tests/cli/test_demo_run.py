@@ -219,7 +219,20 @@ def test_knots_strands_and_laws_of_the_braid_demo() -> None:
     turned = result("knot-braid", option="crossing_law", value="restricted")
     assert turned.holds and "law restricted" in turned.closing[0]
     assert turned.numbers["moved"] > 0.01 > 1e-12 > usual.numbers["moved"]
+    assert "as learned" in usual.closing[0] and "as learned" not in turned.closing[0]
+    assert "unrounded" in usual.gist[0] and "unrounded" not in turned.gist[0]
     assert "knot-braid.moved" in {item.id for item in usual.certificates} - {item.id for item in turned.certificates}
+
+
+def test_strands_are_judged_where_they_are_worst() -> None:
+    """Right answers that come back at the last length do not hide a gap between."""
+    for option, named in (("ybe", "strands, orders rounded"), ("restricted", "strands")):
+        braids = result("knot-braid", option="crossing_law", value=option)
+        curves = next(plot for plot in braids.plots() if plot.name == "length").arrays
+        longer = curves["letters"] > curves["trained"]
+        for number, curve in (("strands_right", named), ("unrounded_right", "strands"), ("softmax_right", "softmax")):
+            assert braids.numbers[number] <= curves[curve][longer].min()
+        assert "17 to 128" in braids.gist[0] and f"{braids.numbers['strands_right']:.0%}" in braids.gist[0]
 
 
 @pytest.mark.slow
