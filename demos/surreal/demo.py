@@ -15,7 +15,7 @@ from demos.certificate import Certificate, certify
 from demos.hahn import Series, X, inverse
 from demos.result import DemoConfig, Plot, Table, Text
 from demos.stage import Scene, laws, loss_plot, parameters, staged
-from demos.surreal import conway, scaling, transseries
+from demos.surreal import conway, dominance, scaling, transseries
 from demos.surreal.model import NORMED, SURREAL, TASKS, Weights, answers, draw, initial, train
 from demos.words import against, number
 
@@ -76,6 +76,8 @@ def show_object(random: np.random.Generator, size: Size, day: int) -> Scene:
         x, y = (conway.form(conway.signs(value)) for value in (a, b))
         total, times = (conway.number(conway.signs_of(each)) for each in (x + y, x * y))
         rows.append((f"{named(x)} = {a}", f"{named(y)} = {b}", str(total), str(times)))
+    ranked = dominance.ranked()
+    first, leader = ranked[0], max(ranked, key=lambda term: term.at(dominance.LOW))
     sizes = np.array([probe.sizes for probe in scaling.PROBES], float)
     measured = np.array([[probe.measure(random, n) for n in probe.sizes] for probe in scaling.PROBES])
     certificates = (
@@ -114,8 +116,12 @@ def show_object(random: np.random.Generator, size: Size, day: int) -> Scene:
         Table(("x", "y", "x + y", "x y"), tuple(rows), title="Conway's sums and products, by the definition"),
         Text(
             "Further out are the infinite ones. A transseries orders whatever is built from x, exp and log by how it "
-            "grows, and predicts how five quantities of a network grow; each was then grown."
+            f"grows, and evaluates nothing: of four terms it puts {first.name} first, though at x = "
+            f"{dominance.LOW:.0f} that one is {number(first.at(dominance.LOW))} and {leader.name} is "
+            f"{number(leader.at(dominance.LOW))}."
         ),
+        dominance_plot(ranked),
+        Text("It predicts how five quantities of a network grow; each was then grown."),
         growth_table(measured),
         growth_plot(sizes, measured),
     )
@@ -150,6 +156,26 @@ def birthday_plot(values: Mapping[conway.Signs, Fraction]) -> Plot:
         "\n".join([*lines, "      " + "".join(scale).rstrip()]),
         "birthdays",
         {"value": points, "day": days},
+    )
+
+
+def dominance_plot(ranked: list[dominance.Term]) -> Plot:
+    """The terms of a sum on logarithmic axes, which one leads at each x, and where the lead changes."""
+    width = 76
+    x = np.geomspace(dominance.LOW, dominance.HIGH, width - terminal.MARGIN - 2)
+    curves = {term.name: np.array([term.at(float(each)) for each in x]) for term in ranked}
+    series = {name: (x, y) for name, y in curves.items()}
+    text = terminal.chart(series, xlabel="x", ylabel="term", logx=True, logy=True, width=width)
+    leading = "".join(terminal.GLYPHS[place] for place in dominance.leaders(ranked, x))
+    changes = dominance.changes(ranked, x)
+    handed = ", ".join(f"{term.name} from x = {at:.0f}" for at, term in changes)
+    crossings, heights = np.array([(at, term.at(at)) for at, term in changes]).T
+    arrays = {"x": x, **curves, "crossings": crossings, "heights": heights}
+    return Plot(
+        "Dominance: legend in the order of exact comparison, the winner first",
+        f"{text}\n{'leads':>{terminal.MARGIN}}  {leading}\n{handed}",
+        "dominance",
+        arrays,
     )
 
 

@@ -37,4 +37,21 @@ def growth(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     plain_axes(axes, "size (smallest to largest)", "measured / predicted")
 
 
-FIGURES: dict[str, Draw] = {"birthdays": birthdays, "growth": growth, "loss": loss}
+def dominance(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Terms on logarithmic axes, the leading one bold at each x, a dot where the lead changes, ranks at infinity."""
+    x, crossings, heights = (arrays[name] for name in ("x", "crossings", "heights"))
+    terms = {name: values for name, values in arrays.items() if name not in ("x", "crossings", "heights")}
+    largest = np.max(list(terms.values()), axis=0)
+    ranks = ("wins at infinity", "second", "third", "fourth")
+    for (name, values), colour, rank in zip(terms.items(), COLOURS, ranks, strict=True):
+        axes.plot(x, values, color=colour, label=f"{name}: {rank}")
+        axes.plot(x, np.where(values == largest, values, np.nan), color=colour, linewidth=5, alpha=0.5)
+    axes.plot(crossings, heights, "o", color="0.2", markersize=6, zorder=3)
+    for at, height in zip(crossings, heights, strict=True):
+        axes.annotate(f"x = {at:.0f}", (at, height), (-4, 8), textcoords="offset points", ha="right", fontsize=9)
+    axes.set(xscale="log", yscale="log")
+    axes.legend(frameon=False)
+    plain_axes(axes, "x", "value of the term")
+
+
+FIGURES: dict[str, Draw] = {"birthdays": birthdays, "dominance": dominance, "growth": growth, "loss": loss}

@@ -102,7 +102,7 @@ PROBES = (
 )
 
 
-def at(expression: Expression, size: int) -> float:
+def at(expression: Expression, size: float) -> float:
     """The expression at a real number: every monomial of its transseries evaluated there."""
     series = expression(transseries.infinity())
     return sum(float(value) * _monomial(monomial, float(size)) for monomial, value in series.terms)
@@ -120,9 +120,4 @@ def _monomial(monomial: transseries.Monomial, x: float) -> float:
 
 def ranked() -> list[Probe]:
     """The probes, the fastest growth first, as comparison at infinity has it."""
-    order = list(PROBES)
-    for end in range(len(order) - 1, 0, -1):
-        for i in range(end):
-            if transseries.larger(order[i + 1].predicted, order[i].predicted) > 0:
-                order[i], order[i + 1] = order[i + 1], order[i]
-    return order
+    return [PROBES[place] for place in transseries.order([probe.predicted for probe in PROBES])]

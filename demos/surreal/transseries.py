@@ -11,7 +11,7 @@ Differs from the source in: finitely many terms, kept with an explicit bound, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
@@ -291,6 +291,15 @@ def larger(f: Expression, g: Expression, most: int = 48) -> int:
     """1, 0 or -1: which of two expressions is larger from some x on."""
     value = _decided(lambda x: f(x) - g(x), most)
     return 0 if value is None else 1 if value[1] > 0 else -1
+
+
+def order(expressions: Sequence[Expression]) -> list[int]:
+    """Places of the expressions, the one that is largest from some x on first."""
+
+    def by_growth(one: int, other: int) -> int:
+        return larger(expressions[other], expressions[one])
+
+    return sorted(range(len(expressions)), key=cmp_to_key(by_growth))
 
 
 def _decided(f: Expression, most: int) -> tuple[Monomial, Number] | None:

@@ -6,13 +6,14 @@ import math
 from fractions import Fraction
 from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demos.hahn import EPSILON, Series, Undecided, X, inverse, root, series, standard_part
-from demos.surreal import transseries
+from demos.surreal import dominance, transseries
 from demos.surreal.conway import (
     ZERO,
     Form,
@@ -218,6 +219,17 @@ class TestTransseries:
         for small, large in pairwise(scale):
             assert transseries.larger(large, small) == 1 and transseries.larger(small, large) == -1
         assert transseries.larger(scale[3], scale[3]) == 0
+
+    def test_every_term_of_the_picture_leads_once_in_the_order_of_exact_comparison(self):
+        ranked = dominance.ranked()
+        near = sorted(ranked, key=lambda term: term.at(dominance.LOW))
+        assert near == ranked, "at the left end the order is the reverse: values there say nothing about infinity"
+        changes = dominance.changes(ranked, np.geomspace(dominance.LOW, dominance.HIGH, 65))
+        assert [term for _, term in changes] == ranked[-2::-1]
+        for (x, fast), slow in zip(changes, reversed(ranked), strict=False):
+            assert fast.at(x) == pytest.approx(slow.at(x), rel=1e-12)
+            assert all(fast.at(x * (1 + 1e-6)) > other.at(x * (1 + 1e-6)) for other in ranked if other != fast)
+        assert transseries.order([term.grows for term in reversed(ranked)]) == [3, 2, 1, 0]
 
     @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(-2, 2)), min_size=3, max_size=3))
     def test_monomials_are_an_ordered_group(self, drawn):
