@@ -32,6 +32,7 @@ READS_ENVIRONMENT = {
 MAY_NAME_A_MECHANISM = {
     "nanochat/config.py": "defaults of the command line",
     "nanochat/bench/suite.py": "`standard` is a preset there",
+    "nanochat/bench/books.py": "the options that cannot be tried as they are declared",
     "nanochat/sizing.py": "the reference whose price per token sets one size for all arms",
     "nanochat/architecture.py": "the block stack that mixers run in by default",
 }

@@ -13,25 +13,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanochat.architecture import attention_types, faults, hessian, mechanism, plan
+from nanochat.architecture import faults, hessian, plan
 from nanochat.attention import MIXERS
+from nanochat.bench.books import knobs, label, variants
 from nanochat.block import BLOCKS
 from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.counter import Counter
 from nanochat.curvature import Curvature
 from nanochat.gpt import GPT
 from nanochat.optim import OPTIMIZERS, build
-from nanochat.registry import Hessian, Mechanism, NoKnobs
+from nanochat.registry import Hessian
 
 V, T, CHUNKS = 50, 33, [5, 1, 20, 7]
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = [*MIXERS, *BLOCKS]
-
-ELSEWHERE = {("standard", "use_flex_attention"): "no backward pass on the CPU; see test_flex_attention.py"}
-"""Knobs whose other values this suite does not build, with the reason."""
-
-BESIDES = {("tropical", "beta"): [2.0]}
-"""Values of options that are not closed sets, where they choose another kernel."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +37,14 @@ class Case:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{key}={value}" for key, value in self.options)])
+        return label(self.name, self.options)
 
     def config(self, **others: Any) -> GPTConfig:
         sizes = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "vocab_size": V, "sequence_len": T}
-        record = mechanism(self.name)
-        knobs = {} if record.knobs is NoKnobs else {self.name: record.knobs(**dict(self.options))}
-        return GPTConfig(attention_type=self.name, knobs=knobs, **{**sizes, **others})
+        return GPTConfig(attention_type=self.name, knobs=knobs(self.name, self.options), **{**sizes, **others})
 
 
-def other_values(record: Mechanism, field: Any) -> list[Any]:
-    """The values of an option that its declaration offers beside the default."""
-    if (record.name, field.name) in ELSEWHERE:
-        return []
-    if field.name == "inner":
-        return [name for name in MIXERS.names() if name != field.default]
-    choices = (False, True) if isinstance(field.default, bool) else field.metadata.get("choices", ())
-    choices = BESIDES.get((record.name, field.name), choices)
-    return [value for value in choices if value != field.default]
-
-
-def all_cases() -> list[Case]:
-    """Every attention type with its defaults, and with every other value of each of its closed options."""
-    cases = []
-    for name in attention_types():
-        record = mechanism(name)
-        cases.append(Case(name))
-        cases += [
-            Case(name, ((field.name, value),))
-            for field in fields(record.knobs)
-            for value in other_values(record, field)
-        ]
-    return cases
-
-
-CASES = all_cases()
+CASES = [Case(*variant) for variant in variants()]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_record = pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
 

@@ -1,6 +1,6 @@
 """The ledger against the counter, the counter against counts made by hand, and both against what they must refuse."""
 
-from functools import cache
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanochat import flops
 from nanochat.architecture import attention_types, faults
-from nanochat.attention.standard import StandardKnobs, naive
+from nanochat.attention.standard import Standard, StandardKnobs, naive
+from nanochat.bench.books import LENGTHS, SHAPES, books, exponents, knobs, label, variants
 from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.counter import RULES, Counter, UnknownOperation, attention_cost, count, register
 from nanochat.curvature import Curvature
@@ -22,10 +24,6 @@ from nanochat.optim.hoss import HossKnobs
 from nanochat.registry import Operations
 
 BATCH = 2
-SHAPES = {
-    "grouped": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_kv_head": 2},
-    "swiglu": {"n_layer": 1, "n_embd": 64, "n_head": 2, "mlp": "swiglu", "vocab_size": 96, "logit_softcap": 15.0},
-}
 VARIANTS = {
     "gelu": {"mlp": "gelu"},
     "tied": {"tie_embeddings": True},
@@ -40,75 +38,95 @@ def config_of(attention: str, optimizer: str, length: int, **sizes) -> GPTConfig
     return GPTConfig(**{**base, **sizes}, sequence_len=length, attention_type=attention, optimizer_type=optimizer)
 
 
-def curved(config: GPTConfig) -> bool:
-    return OPTIMIZERS.get(config.optimizer_type).curvature is not None
-
-
-def assert_refused(config: GPTConfig) -> bool:
+def is_refused(config: GPTConfig) -> bool:
     """Whether the configuration asks for second derivatives that its mechanism has not; its ledger says so too."""
     if not faults(config):
         return False
-    assert curved(config)
+    assert OPTIMIZERS.get(config.optimizer_type).curvature is not None
     with pytest.raises(ConfigError, match="second derivatives of "):
         ledger(config)
     return True
 
 
-@cache
-def prepared(attention: str, optimizer: str) -> None:
-    """Kernels are built and tables made before anything is counted."""
-    model = GPT(config_of(attention, optimizer, 8))
-    model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
-
-
-def measured(config: GPTConfig, batch: int = BATCH) -> dict[str, Operations]:
-    """What one training step executes: forward and backward passes, then clipping and the optimizer with its looks."""
-    prepared(config.attention_type, config.optimizer_type)
-    model = GPT(config)
-    optimizer = build(model, OptimConfig())
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shape = (batch, config.sequence_len)
-    idx = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    with Counter() as forward:
-        loss = model(idx, idx)
-    with Counter() as backward:
-        loss.backward()
-    with Counter() as update:
-        if curved(config):
-            nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            optimizer.step(lambda: Curvature(lambda: model(idx, idx), parameters))
-        else:
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-    return {"forward": forward.operations, "backward": backward.operations, "optimizer": update.operations}
-
-
 def assert_agree(config: GPTConfig, batch: int = BATCH) -> None:
-    executed, declared = measured(config, batch), ledger(config)
-    tokens = batch * config.sequence_len
-    optimizer = declared.optimizer + declared.looking(batch)
-    if config.tie_embeddings:  # the ledger books the sum of both gradients per step, autograd executes it backward
-        table = Operations(elementwise=config.vocab_size * config.n_embd)
-        executed["backward"] += -1 * table
-        executed["optimizer"] += table
-    stated = {"forward": declared.forward * tokens, "backward": declared.backward * tokens, "optimizer": optimizer}
-    for phase, expected in stated.items():
-        got = executed[phase]
-        assert expected.matmul == pytest.approx(got.matmul, rel=0.01), phase
-        assert expected.semiring == pytest.approx(got.semiring, rel=0.05), phase
-        assert expected.elementwise == pytest.approx(got.elementwise, rel=0.05), phase
-    total = sum((operations.total for operations in executed.values()), 0.0)
-    assert declared.step_flops(batch) == pytest.approx(total, rel=0.005)
+    found = books(config, batch)
+    assert not found.faults
+    stated, executed = found.totals
+    assert ledger(config).step_flops(batch) == pytest.approx(stated)
+    assert stated == pytest.approx(executed, rel=0.005)
 
 
-@pytest.mark.parametrize("length", [64, 256])
+@pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 @pytest.mark.parametrize("attention", attention_types())
 def test_ledger_equals_counter(attention, optimizer, shape, length):
     config = config_of(attention, optimizer, length, **SHAPES[shape])
-    if not assert_refused(config):
+    if not is_refused(config):
         assert_agree(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+@pytest.mark.parametrize("variant", [each for each in variants() if each[1]], ids=lambda each: label(*each))
+def test_ledger_equals_counter_for_every_option(variant, optimizer, shape, length):
+    config = config_of(variant[0], optimizer, length, **SHAPES[shape], knobs=knobs(*variant))
+    if not is_refused(config):
+        assert_agree(config)
+
+
+@pytest.mark.parametrize("size", ["sequence_len", "n_embd"])
+@pytest.mark.parametrize("attention", attention_types())
+def test_cost_executed_grows_as_the_formula_says(attention, size):
+    config = config_of(attention, "adamw", 64)
+    sizes = [getattr(config, size) * factor for factor in (1, 2, 4)]
+    stated, executed = exponents({each: books(replace(config, **{size: each})) for each in sizes})
+    assert stated == pytest.approx(executed, abs=0.01)
+    assert 1.0 < stated < 2.0
+
+
+class TestAudit:
+    """Negative controls: what the comparison of both books has to see."""
+
+    CONFIG = config_of("standard", "adamw", 32)
+
+    @pytest.mark.parametrize(("kind", "factor"), [("matmul", 1.1), ("matmul", 0.0), ("elementwise", 1.5)])
+    def test_a_formula_that_is_off_is_a_fault(self, monkeypatch, kind, factor):
+        def wrong(config):
+            book = flops.ledger(config)
+            part = book.parts["mixer"]
+            changed = replace(part, **{kind: factor * getattr(part, kind)})
+            return replace(book, parts={**book.parts, "mixer": changed})
+
+        assert not books(self.CONFIG).faults
+        monkeypatch.setattr("nanochat.bench.books.ledger", wrong)
+        (fault,) = books(self.CONFIG).faults
+        assert fault.startswith(f"{kind} off by ")
+
+    def test_operations_that_are_stated_and_not_executed_are_a_fault(self, monkeypatch):
+        def wrong(config):
+            book = flops.ledger(config)
+            return replace(book, optimizer=book.optimizer + Operations(semiring=1.0))
+
+        monkeypatch.setattr("nanochat.bench.books.ledger", wrong)
+        assert books(self.CONFIG).faults == ["semiring off by inf%"]
+
+    def test_an_extra_product_is_a_fault(self, monkeypatch):
+        honest = Standard.attend
+        monkeypatch.setattr(Standard, "attend", lambda self, q, k, v: honest(self, q, k, v) + 0 * (q @ k.mT)[..., :1])
+        assert "matmul" in books(self.CONFIG).faults[0]
+
+    def test_an_operator_that_the_counter_does_not_know_ends_the_audit(self, monkeypatch):
+        honest = Standard.attend
+
+        def exotic(self, q, k, v):
+            return honest(self, q, k, v) * torch.linalg.det(torch.eye(2))
+
+        monkeypatch.setattr(Standard, "attend", exotic)
+        with pytest.raises(UnknownOperation, match=r"aten\._linalg_det"):
+            books(self.CONFIG)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -121,7 +139,7 @@ def test_ledger_equals_counter_for_every_knob_of_the_trunk(attention, variant):
 @pytest.mark.parametrize("attention", attention_types())
 def test_hessian_products_are_charged_for_every_knob_of_the_trunk(attention, variant):
     config = config_of(attention, "hoss", 64, **VARIANTS[variant])
-    if not assert_refused(config):
+    if not is_refused(config):
         assert_agree(config, batch=4)
 
 
