@@ -117,20 +117,40 @@ def gc(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Name of the table, ending in .parquet or .csv.")],
+    path: Annotated[Path, typer.Argument(help="A table ending in .parquet or .csv; or a folder, with the options.")],
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files, a TensorBoard run per run.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Offline Weights & Biases runs; nothing is sent.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Tables of runs, learning curves, verdicts as .csv.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="The same tables as .parquet.")] = False,
+    suites: Annotated[
+        list[str] | None, typer.Option("--suite", help="With its runs only; repeatable. All runs if not given.")
+    ] = None,
     where: Where = None,
     store: StoreFolder = None,
     artifacts_dir: Artifacts = ROOT,
     as_json: AsJson = False,
 ) -> int:
-    """Write the runs as one table for other programs."""
-    from nanochat.bench.index import export as write
+    """Write runs, their learning curves and the verdicts of suites for other programs."""
+    from nanochat.bench.export import export as write
+    from nanochat.bench.export import ready
 
-    rows = index_of(store, artifacts_dir).rows(where or ())
-    write(rows, file)
+    asked = {"tensorboard": tensorboard, "wandb": wandb, "csv": csv, "parquet": parquet}
+    kinds = [kind for kind, wanted in asked.items() if wanted]
+    ready(path, kinds, suites or ())
+    index, reports = index_of(store, artifacts_dir), artifacts_dir / "bench" / "suites"
+    done = write(index, path, kinds, suites=suites or (), reports=reports, where=where or ())
     if as_json:
-        return emit({"schema": "mgr.runs.export.v1", "runs": len(rows), "file": str(file)})
-    typer.echo(f"{len(rows)} runs in {file}")
+        return emit(
+            {
+                "schema": "mgr.runs.export.v1",
+                "runs": done.runs,
+                "missing": done.missing,
+                "file": str(path),
+                "kinds": kinds,
+            }
+        )
+    missing = f"; {done.missing} more that suites name are not in the store" if done.missing else ""
+    typer.echo(f"{done.runs} runs in {path}{missing}")
     return 0
 
 

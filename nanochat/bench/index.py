@@ -247,30 +247,3 @@ def conditions(where: Iterable[str]) -> dict[str, list[str]]:
     if faults:
         raise ConfigError(faults)
     return found
-
-
-def export(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as ``.parquet`` or ``.csv``, complete or not at all.
-
-    Raises:
-        ConfigError: another ending.
-    """
-    if path.suffix not in (".parquet", ".csv"):
-        raise ConfigError([f"export: got {path.name}, need a name that ends in .parquet or .csv"])
-    import pyarrow as pa
-
-    kinds = {"TEXT": pa.string(), "TEXT PRIMARY KEY": pa.string(), "INTEGER": pa.int64(), "REAL": pa.float64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-    table = pa.Table.from_pylist(rows, schema=schema)
-    buffer = pa.BufferOutputStream()
-    if path.suffix == ".csv":
-        from pyarrow import csv
-
-        csv.write_csv(table, buffer)
-    else:
-        from pyarrow import parquet
-
-        parquet.write_table(table, buffer)
-    from nanochat.record import write_bytes
-
-    write_bytes(path, buffer.getvalue().to_pybytes())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from outcomes import OUTCOME
 
-from nanochat.bench.index import FILE, Index, conditions, export
+from nanochat.bench.index import FILE, Index, conditions
 from nanochat.bench.store import RESULT, Store, key_of
 from nanochat.bench.suite import prepare, run_facts
 from nanochat.config import ConfigError, SuiteConfig
@@ -110,18 +110,3 @@ def test_only_what_nobody_uses_goes(store, tmp_path):
     (reports / "one" / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="need one to know which runs are used"):
         index.collect(reports, unused=True, remove=True)
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".csv"])
-def test_a_table_for_other_programs(store, tmp_path, ending):
-    path = tmp_path / f"runs{ending}"
-    rows = Index(store).rows(sort="seed")
-    export(rows, path)
-    if ending == ".parquet":
-        from pyarrow import parquet
-
-        assert parquet.read_table(path).to_pylist() == rows
-    else:
-        assert len(path.read_text().splitlines()) == 7
-    with pytest.raises(ConfigError, match=r"need a name that ends in .parquet or .csv"):
-        export(rows, tmp_path / "runs.xls")
