@@ -30,10 +30,8 @@ class Steps(Observer):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"seeds": 12, "looks": (8,), "gain": True, "shares": (0.4,)},
         {"pilot": 0, "time_axis": True, "seeds": 6, "confirm": 0},
-        {"optimizers": ("adamw", "muon"), "pilot": 0},
     ],
 )
 def test_what_is_told_beforehand_is_what_runs(tmp_path, monkeypatch, options):
