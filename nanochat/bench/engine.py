@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from nanochat.bench.verdicts import Run, Verdicts
     from nanochat.data import Dataset
 
+OPENING = 70
+"""Bytes of a held-out passage that a report shows, so that a reader knows which one it is."""
+
 Results = Mapping[str, Outcome | Failure]
 
 
@@ -89,6 +92,7 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
             core_seconds=_core_seconds(runs),
             provenance=suite.provenance(),
             forecast=forecast,
+            passages=suite.passages(),
         )
     finally:
         observer.stop()
@@ -353,6 +357,13 @@ class _Suite:
                 for label, (seeds, _, _) in at(1.0, [label for label in plan.labels if label in seconds]).items()
             }
             self._stage(executor, judge, EQUAL_TIME, planned)
+
+    def passages(self) -> tuple[str, ...]:
+        """How each held-out passage begins, on one line."""
+        texts = (
+            passage[:OPENING].decode(errors="ignore") for passage in self._datasets[self.plan.data].eval_set.passages
+        )
+        return tuple(" ".join(text.split()) for text in texts)
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers depend on besides the configuration."""

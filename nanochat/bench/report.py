@@ -12,10 +12,14 @@ from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.store import Outcome
 from nanochat.bench.tuning import RUNGS, Tuned
 from nanochat.bench.verdicts import ArmVerdict, Verdicts, excess
+from nanochat.bench.wording import HEADINGS, duration, headline, number_text, overlap_note, plural, reservations, row
 from nanochat.config import SuiteConfig, plain
 from nanochat.record import write_bytes, write_json
 
 SCHEMA = "mgr.suite.v1"
+
+LONG_TABLE = 12
+"""Arms up to which ``run.md`` shows its table at once."""
 
 
 def write(verdicts: Verdicts) -> None:
@@ -163,106 +167,53 @@ def _run(job: Job, outcome: Outcome | Failure) -> dict[str, Any]:
     }
 
 
-FLAGS = {
-    "negligible": "negligible",
-    "fragile": "FRAGILE",
-    "budget": "ranking not stable in budget",
-    "time": "not at equal time",
-}
-
-HEADINGS = ("arm", "verdict", "Δ bpb", "interval", "bpb", "p", "seeds needed", "step time")
-
-
-def row(arm: ArmVerdict) -> tuple[str, ...]:
-    """One line of the verdict table, as text."""
-    return (
-        arm.label,
-        word(arm),
-        number(arm.difference, "+.4f"),
-        "" if arm.low is None or arm.high is None else f"[{arm.low:+.4f}, {arm.high:+.4f}]",
-        number(arm.mean, ".4f"),
-        number(arm.p_adjusted, ".2g"),
-        needed(arm),
-        time_text(arm),
-    )
-
-
-def word(arm: ArmVerdict) -> str:
-    """The verdict and what qualifies it."""
-    return f"{arm.verdict} ({', '.join(FLAGS[flag] for flag in arm.flags)})" if arm.flags else arm.verdict
-
-
-def needed(arm: ArmVerdict) -> str:
-    """Seeds that would detect the smallest effect of interest; empty where there is nothing to compare."""
-    return "" if arm.difference is None else "over 10^7" if arm.seeds_needed is None else str(arm.seeds_needed)
-
-
-def time_text(arm: ArmVerdict) -> str:
-    """Seconds per step over the baseline's; marked where the cores were busy with something else."""
-    return "" if arm.time_ratio is None else f"{arm.time_ratio:.2f}x" + ("" if arm.audit.time_valid else " (busy)")
-
-
-def number(value: float | None, form: str) -> str:
-    """A number that may be missing."""
-    return "" if value is None else format(value, form)
-
-
-def headlines(verdicts: Verdicts) -> list[str]:
-    """The verdicts, one sentence per arm."""
-    sentences = []
-    for arm in verdicts.contenders:
-        note = f" ({arm.note})" if arm.note else ""
-        sentence = f"{arm.label}: {word(arm)}{note}"
-        if arm.difference is not None and arm.low is not None and arm.high is not None:
-            sentence += f", {arm.difference:+.4f} [{arm.low:+.4f}, {arm.high:+.4f}] bits per byte"
-        sentences.append(f"{sentence} against {arm.against}.")
-    return sentences
-
-
-def busy_note(verdicts: Verdicts) -> str:
-    """A warning where times were taken on a busy machine."""
-    if all(arm.audit.time_valid for arm in verdicts.arms):
-        return ""
-    return "Step times marked (busy) were taken while other work shared the cores; they are no measurement."
-
-
-def overlap_note(verdicts: Verdicts) -> str:
-    """What became of training text that repeats held-out text."""
-    found = verdicts.provenance["overlap"]
-
-    def share(of: str, when: str) -> str:
-        return f"{found[of][when] / max(1, found[of]['grams']):.2%}"
-
-    return (
-        f"Runs of 13 words of the evaluation set that also stand in the training text: {share('evaluation', 'after')} "
-        f"({share('evaluation', 'before')} before {found['removed_bytes'] / 1e3:,.0f} kB were taken out of "
-        f"{found['documents']} training documents); of all held-out text {share('held_out', 'after')} "
-        f"({share('held_out', 'before')})."
-    )
-
-
 def markdown(verdicts: Verdicts) -> str:
     """``run.md``, for a pull request."""
     plan = verdicts.plan
-    table = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    table += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row(arm)) + " |" for arm in verdicts.arms]
-    faults = [f"- {arm.label}: {fault}" for arm in verdicts.arms for fault in arm.audit.faults]
+    failed = [f"- {arm.label}: {fault}" for arm in verdicts.arms for fault in arm.audit.faults]
+    runs = sum(arm.audit.runs for arm in verdicts.arms)
     lines = [
-        f"# Suite {plan.name}",
+        f"# {headline(verdicts)}",
         "",
-        *(f"- {sentence}" for sentence in headlines(verdicts)),
+        *([plan.config.question, ""] if plan.config.question else []),
+        *_folded(_table(verdicts), len(verdicts.contenders)),
+        *(f"- {sentence}" for sentence in reservations(verdicts)),
+        *([""] if reservations(verdicts) else []),
+        *(["**Failed checks**", "", *failed] if failed else [f"**Checks**: all passed, in {runs} verdict runs."]),
         "",
-        *table,
-        "",
-        *(["## Failed audits", "", *faults, ""] if faults else []),
-        f"Budget {plan.budget:.3g} operations per verdict run, {len(plan.seeds)} paired seeds, smallest effect of "
-        f"interest {plan.config.sesoi:g} bits per byte, family-wise error {plan.config.alpha:g}. Seeds needed: to "
-        "detect the smallest effect of interest with 80 % power. Step time: seconds per step over the baseline's.",
+        f"**Design**: {number_text(plan.budget)} operations per run, {plural(len(plan.seeds), 'paired seed')}, "
+        f"smallest effect of interest {plan.config.sesoi:g} bits per byte, family-wise error {plan.config.alpha:g}. "
         f"{plan.size[0].upper()}{plan.size[1:]}.",
-        overlap_note(verdicts),
-        *([busy_note(verdicts)] if busy_note(verdicts) else []),
         "",
-        f"Repeat: `{command(plan.config)}`",
+        f"**Contamination**: {overlap_note(verdicts)}",
+        "",
+        "<details><summary>How to read it, and how to repeat it</summary>",
+        "",
+        "- Δ: held-out bits per byte, arm minus baseline at the same seed, mean over seeds with a simultaneous "
+        f"{1 - plan.config.alpha:.0%} interval; below zero is better. p: paired t test, corrected for all arms and "
+        "looks.",
+        "- Seeds needed: to detect the smallest effect of interest with 80 % power. Step time: seconds per step over "
+        "the baseline's.",
+        f"- Design `{plan.design[:16]}`, {duration(verdicts.core_seconds)} of processor time.",
+        "",
+        "```sh",
+        command(plan.config),
+        "```",
+        "",
+        "</details>",
         "",
     ]
     return "\n".join(lines)
+
+
+def _table(verdicts: Verdicts) -> list[str]:
+    rows = (" | ".join(cell.replace("|", "\\|") for cell in row(arm)) for arm in verdicts.arms)
+    aligned = "|:--|:--|" + "--:|" * (len(HEADINGS) - 2)
+    return ["| " + " | ".join(HEADINGS) + " |", aligned, *(f"| {cells} |" for cells in rows)]
+
+
+def _folded(table: list[str], arms: int) -> list[str]:
+    """A long table opens on demand."""
+    if arms <= LONG_TABLE:
+        return [*table, ""]
+    return [f"<details><summary>All {arms} arms</summary>", "", *table, "", "</details>", ""]

@@ -143,6 +143,7 @@ class Verdicts:
         core_seconds: processor time of all runs the report rests on.
         provenance: versions, machine, hashes.
         forecast: what was said beforehand about cost and power, one sentence each.
+        passages: how each held-out passage begins.
     """
 
     plan: SuitePlan
@@ -155,6 +156,7 @@ class Verdicts:
     core_seconds: float
     provenance: Mapping[str, Any]
     forecast: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> ArmVerdict:

@@ -222,7 +222,7 @@ def preflight(plan: SuitePlan) -> RenderableType:
 
 def verdict_table(verdicts: Verdicts) -> RenderableType:
     """The result in 80 columns, what spoils it, and where the report lies."""
-    from nanochat.bench.report import number, time_text
+    from nanochat.bench.wording import number, time_text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", max_width=18, overflow="ellipsis", no_wrap=True)

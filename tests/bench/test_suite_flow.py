@@ -145,4 +145,4 @@ def test_optimizers_are_crossed(tmp_path):
     verdicts = run(wanted, trainer=trainer({"standard": 2.6, "gauge": 2.5}))
     assert [arm.label for arm in verdicts.contenders] == ["gauge+adamw", "gauge+muon"]
     assert all(arm.verdict == "WIN" for arm in verdicts.contenders)
-    assert "gauge+muon: WIN" in (verdicts.directory / "run.md").read_text()
+    assert "| gauge+muon | WIN |" in (verdicts.directory / "run.md").read_text()
