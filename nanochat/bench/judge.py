@@ -26,7 +26,7 @@ from nanochat.bench.statistics import (
 )
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan
 from nanochat.bench.tuning import Tuned
-from nanochat.bench.verdicts import ArmVerdict, Comparison, Effects, Run
+from nanochat.bench.verdicts import ArmVerdict, Comparison, Effects, Run, untuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,7 @@ class Judge:
 
     def _contender(self, label: str, tuned: Mapping[str, Tuned]) -> dict[str, Any]:
         word, note = self._word(label)
+        against = self.plan.against[label]
         confirmation = self.compare(label, CONFIRMATION) if self.runs[label].get(CONFIRMATION) else None
         if word == "WIN" and confirmation is not None and confirmation.verdict != "WIN":
             word, note = "INCONCLUSIVE", f"a WIN that {confirmation.seeds} fresh seeds did not confirm"
@@ -202,6 +203,7 @@ class Judge:
             "flags": self._flags(label, word, numbers.get("difference"), shares, time, tuned),
             **numbers,
             "effects": self._effects(label),
+            "untuned": untuned(tuned[label], self.plan.centre(label), tuned[against], self.plan.centre(against)),
             "confirmation": confirmation,
             "shares": shares,
             "time": time,

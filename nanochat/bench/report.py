@@ -113,6 +113,7 @@ def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
             "training_per_token": plan.ledgers[arm.label].training.total,
         },
         "tuning": _tuning(arm.tuned, plan.centre(arm.label)),
+        "untuned": None if arm.untuned is None else asdict(arm.untuned),
         "audit": {
             "faults": list(arm.audit.faults),
             "runs": arm.audit.runs,

@@ -64,6 +64,21 @@ class Effects:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Untuned:
+    """Everyone at the baseline's learning rate: what a comparison without a search for the arm would have seen.
+
+    Read from the first rung of both searches, complete runs of a part of the budget on tuning seeds. No verdict.
+
+    Args:
+        learning_rate: of that rung at the baseline's chosen point of the grid.
+        difference: bits per byte, arm minus baseline, mean over tuning seeds; None where either diverged.
+    """
+
+    learning_rate: float
+    difference: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ArmVerdict:
     """One arm against its baseline. Differences are in bits per byte, arm minus baseline; negative is better.
 
@@ -88,6 +103,8 @@ class ArmVerdict:
         time_ratio: step seconds over the baseline's.
         peak_bytes: median over seeds.
         tuned: the learning-rate search.
+        untuned: the difference at the baseline's learning rate; None for a baseline, or where the arm was not tried
+            there: its grid was extended to the other side, or is another optimizer's.
         audit: the checks.
         effects: other measures of the difference; None for a baseline.
         confirmation: of a WIN on fresh seeds; None where there was none to confirm.
@@ -122,6 +139,7 @@ class ArmVerdict:
     time_ratio: float | None
     peak_bytes: float | None
     tuned: Tuned
+    untuned: Untuned | None = None
     audit: Audit
     effects: Effects | None = None
     confirmation: Comparison | None = None
@@ -171,6 +189,15 @@ class Verdicts:
     def valid(self) -> bool:
         """No audit failed; the command exits with 1 otherwise."""
         return not any(arm.audit.faults for arm in self.arms)
+
+
+def untuned(own: Tuned, centre: float, base: Tuned, base_centre: float) -> Untuned | None:
+    """An arm at the rate that its baseline's search chose. Arms of a group share the middle of their grids."""
+    if base.point not in own.scores[0] or centre != base_centre:
+        return None
+    difference = own.scores[0][base.point] - base.scores[0][base.point]
+    rate = base_centre * 2.0**base.point
+    return Untuned(learning_rate=rate, difference=difference if math.isfinite(difference) else None)
 
 
 def excess(tuned: Tuned) -> float | None:

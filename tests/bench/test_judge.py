@@ -153,6 +153,23 @@ def test_a_win_at_one_rate_only_is_fragile_and_a_tiny_one_negligible():
     assert found["tropical"].verdict == "WIN" and found["tropical"].flags == ("negligible", "fragile")
 
 
+def test_everyone_at_the_baselines_rate_is_told_beside_the_verdict():
+    plan = suite()
+    judge, _ = played(plan, {"standard": 2.6, "tropical": 2.5, "gauge": 2.5})
+    grids = tuned(plan)
+    base = Tuned(0.01, -1, {0: {-1: 2.6, 0: 2.7, 1: 2.8}, 1: {-1: 2.5}}, at_edge=False)
+    late = Tuned(0.01, 2, {0: {0: 2.9, 1: 2.7, 2: 2.5}, 1: {2: 2.5}}, at_edge=False)
+    wild = Tuned(0.01, 0, {0: {-1: np.inf, 0: 2.5, 1: 2.6}, 1: {0: 2.5}}, at_edge=False)
+    grids |= {"standard": base, "tropical": late, "gauge": wild}
+    found = {label: judge.verdict(label, grids).untuned for label in plan.labels}
+    assert found["standard"] is None and found["tropical"] is None  # never tried there
+    assert found["gauge"].difference is None  # diverged there
+    assert found["gauge"].learning_rate == pytest.approx(plan.centre("gauge") / 2)
+    other = judge.verdict("gauge", {**grids, "gauge": tuned(plan)["gauge"]})
+    assert other.untuned.difference == pytest.approx(2.7 - 2.6)
+    assert other.difference == pytest.approx(-0.1, abs=0.02)  # the verdict is of the tuned arm
+
+
 def test_every_group_is_compared_with_its_own_baseline():
     plan = suite(arms=("standard", "tropical", "gauge"), optimizers=("adamw", "muon"))
     assert plan.baselines == ("standard+adamw", "standard+muon") and len(plan.contenders) == 4

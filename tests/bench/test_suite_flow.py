@@ -108,6 +108,13 @@ def test_everything_in_order_and_written_down(tmp_path):
         "confirmation",
         "share 0.4",
     }
+    for arm in summary["arms"][1:]:
+        base, own = (
+            {trial["learning_rate"]: trial["bpb"] for trial in each["tuning"]["rungs"][0]["trials"]}
+            for each in (summary["arms"][0], arm)
+        )
+        rate = arm["untuned"]["learning_rate"]
+        assert arm["untuned"]["difference"] == pytest.approx(own[rate] - base[rate])
     assert summary["overlap"]["evaluation"]["before"] > summary["overlap"]["evaluation"]["after"] == 0
     assert summary["overlap"]["removed_bytes"] > 0 and summary["overlap"]["documents"] > 0
     for name in ("run.md", "report.html"):
