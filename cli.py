@@ -340,18 +340,16 @@ def bench_fixed_flops(
     **given: Any,
 ) -> int:
     """Compare arms at equal operations on real text: paired seeds, equal tuning, audited budgets, a verdict per arm."""
-    from nanochat.config import SuiteConfig
+    from nanochat.bench.suite import configure, prepare
 
     chosen: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
     chosen = {key: value for key, value in chosen.items() if value not in (None, ())}
     if suite_file is None:
-        suite = SuiteConfig(**chosen)
+        suite = configure(chosen)
     else:
         from nanochat.bench.design import read
 
         suite = read(suite_file, chosen)
-    from nanochat.bench.suite import prepare
-
     prepare(suite)  # a faulty design is refused at once: what follows imports more
     from nanochat.bench import run as run_suite
     from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table

@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from nanochat.bench.suite import configure
 from nanochat.config import PLACES, ConfigError, SuiteConfig
 from nanochat.registry import unknown
 
@@ -50,7 +51,7 @@ def read(path: Path, given: Mapping[str, Any]) -> SuiteConfig:
         raise ConfigError(faults)
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return SuiteConfig(**{**frozen, **given})
+        return configure({**frozen, **given})
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from error
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import nctdtr, stdtr, stdtrit
 
-Floats = NDArray[np.float64]
+from nanochat.bench.suite import MIN_SEEDS
 
-MIN_SEEDS = 6
-"""Fewer seeds cannot be significant: the exact two-sided sign-flip p is at least 2^(1-n), 0.0625 at n = 5."""
+Floats = NDArray[np.float64]
 
 EXACT_SEEDS = 18
 """Up to here the sign-flip test enumerates all 2^n signs; beyond it draws 2^18 of them."""

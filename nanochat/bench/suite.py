@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -47,6 +47,9 @@ MIN_TOKENS_PER_WEIGHT = 5.0
 
 GAIN_SHARES = (0.5, 2.0)
 """Budgets beside the first at which the baseline alone runs, for the compute-equivalent gain."""
+
+MIN_SEEDS = 6
+"""Fewer seeds cannot be significant: the exact two-sided sign-flip p is at least 2^(1-n), 0.0625 at n = 5."""
 
 PARAMETER_TOLERANCE = 0.01
 
@@ -197,6 +200,25 @@ class SuitePlan:
         return self.config.run_id or f"{self.config.preset}-{self.design[:8]}"
 
 
+def configure(given: Mapping[str, Any]) -> SuiteConfig:
+    """The suite that options describe.
+
+    Args:
+        given: fields of :class:`SuiteConfig`.
+
+    Raises:
+        ConfigError: their faults and, beside them, those of the arms, optimizers and schedules that they name.
+    """
+    try:
+        return SuiteConfig(**given)
+    except ConfigError as error:
+        lists = ("arms", "attention_patterns", "optimizers", "schedulers")
+        named = {name: tuple(dict.fromkeys(given[name])) for name in lists if name in given}
+        base = {"baseline": given["baseline"]} if "baseline" in given else {}
+        _checked(SuiteConfig(**named, **base), error.faults)
+        raise
+
+
 def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
     """Resolve arms, sizes, budgets, seeds and data.
 
@@ -208,8 +230,8 @@ def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
         ConfigError: any fault of the design, all that can be told at once together; a budget that leaves an arm
             under 200 steps among them.
     """
-    preset = _filled(config)
-    groups = _checked(config)
+    preset, faults = _filled(config)
+    groups = _checked(config, faults)
     sized = fit(preset.target_flops, {"optimizer_type": config.optimizers[0]}, vocab_size=vocab_size)
     shape = {name: getattr(sized.model, name) for name in ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")}
     groups, built, excluded = _built(groups, shape)
@@ -251,22 +273,32 @@ def _from(first: int, count: int) -> tuple[int, ...]:
     return tuple(range(first, first + count))
 
 
-def _filled(config: SuiteConfig) -> Preset:
-    """The preset with everything that the user did say; looks that fewer seeds leave no room for are dropped."""
+def _filled(config: SuiteConfig) -> tuple[Preset, list[str]]:
+    """The preset with everything that the user did say, and the faults of that.
+
+    Looks of the preset's own that fewer seeds leave no room for are dropped.
+    """
     preset = PRESETS[config.preset]
     asked = ("target_flops", "seeds", "confirm", "pilot", "gain", "time_axis")
     given = {name: value for name in asked if (value := getattr(config, name)) is not None}
     given |= {name: value for name in ("looks", "shares") if (value := getattr(config, name))}
     filled = replace(preset, **given)
     late = [look for look in config.looks if look >= filled.seeds]
-    if late:
-        raise ConfigError([f"--look: got {late[0]}, need fewer than the {filled.seeds} seeds"])
+    faults = [f"--look: got {look}, need fewer than the {filled.seeds} seeds" for look in late[:1]]
+    if 0 < filled.confirm < MIN_SEEDS:  # they could never confirm anything
+        faults.append(f"--confirm: got {filled.confirm}, need 0 or at least {MIN_SEEDS}")
     looks = tuple(sorted(look for look in filled.looks if look < filled.seeds))
-    return replace(filled, looks=looks, shares=tuple(sorted(filled.shares)))
+    return replace(filled, looks=looks, shares=tuple(sorted(filled.shares))), faults
 
 
-def _checked(config: SuiteConfig) -> list[tuple[Arm, ...]]:
-    faults = [unknown("--optimizer", name, OPTIMIZERS.names()) for name in config.optimizers if name not in OPTIMIZERS]
+def _checked(config: SuiteConfig, before: Iterable[str]) -> list[tuple[Arm, ...]]:
+    """The arms by group.
+
+    Raises:
+        ConfigError: the faults found before, and those of the arms, optimizers and schedules.
+    """
+    faults = [*before]
+    faults += [unknown("--optimizer", name, OPTIMIZERS.names()) for name in config.optimizers if name not in OPTIMIZERS]
     faults += [unknown("--scheduler", name, SCHEDULES.names()) for name in config.schedulers if name not in SCHEDULES]
     arms: tuple[Arm, ...] = ()
     try:

@@ -97,13 +97,27 @@ def test_under_trained_and_too_short_designs_are_refused_unless_insisted_on():
         ({"shares": (1.5,)}, "--share: got 1.5"),
         ({"grid": (1, 2)}, "--grid"),
         ({"pilot": 1}, "--pilot: got 1"),
+        ({"confirm": 5}, "--confirm: got 5, need 0 or at least 6"),
         ({"optimizers": ("adamw", "adamw")}, "--optimizer: got the same value twice"),
     ],
 )
 def test_a_design_that_means_nothing_is_refused(options, words):
     with pytest.raises(ConfigError) as caught:
         prepare(SuiteConfig(**options))
+    assert len(caught.value.faults) == 1
     assert any(words in fault for fault in caught.value.faults)
+
+
+def test_faults_of_the_suite_and_of_its_arms_come_together():
+    with pytest.raises(ConfigError) as caught:
+        prepare(SuiteConfig(arms=("tropcal",), confirm=3, looks=(9,), optimizers=("adamv",)))
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
+        "--look",
+        "--confirm",
+        "unknown --optimizer 'adamv'",
+        "unknown -a 'tropcal'",
+    ]
+    assert prepare(SuiteConfig(confirm=6)).confirmation_seeds and not prepare(SuiteConfig(confirm=0)).confirmation_seeds
 
 
 def test_seeds_of_all_stages_are_disjoint():

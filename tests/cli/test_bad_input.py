@@ -63,8 +63,11 @@ def test_cuda_without_one_is_the_environments_fault(folder: Path, capsys: pytest
 
 
 def test_all_faults_come_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.execute("bench-fixed-flops --seeds 0 --alpha 3 --run-id ../x".split()) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    line = "bench-fixed-flops --seeds 0 --alpha 3 --run-id ../x -a tropcal --optimizer adamw --optimizer adamw"
+    assert cli.execute(line.split()) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert all(words in "".join(shown) for words in ("--seeds", "--alpha", "--run-id", "--optimizer", "-a 'tropcal'"))
+    assert len(shown) == 5
 
 
 def test_a_demo_says_everything_that_is_wrong_before_jax(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
