@@ -272,7 +272,8 @@ def _numbers(verdicts: Verdicts) -> str:
         "Secondary, not corrected for their number."
         + " Worth in compute: times its operations that the baseline needs for the same loss; * extrapolated." * gains,
         "Every arm has the same number of trials, on seeds that no verdict uses. Mean excess: how much worse, in bits "
-        "per byte, the rates tried are than the best one.",
+        "per byte, the rates tried are than the best one. Δ at the baseline's rate: every arm at the rate that the "
+        "baseline's search chose, in the shortest of these runs; what a comparison without a search would have seen.",
     )
     built = (
         ("Tests", tables.statistics_table),

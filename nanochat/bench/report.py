@@ -193,6 +193,8 @@ def markdown(verdicts: Verdicts) -> str:
         "- Δ: held-out bits per byte, arm minus baseline at the same seed, mean over seeds with a simultaneous "
         f"{1 - plan.config.alpha:.0%} interval; below zero is better. p: paired t test, corrected for all arms and "
         "looks.",
+        "- Δ untuned: with every arm at the learning rate that the baseline's search chose, short runs on tuning "
+        "seeds; what a comparison without a search would have seen.",
         "- Seeds needed: to detect the smallest effect of interest with 80 % power. Step time: seconds per step over "
         "the baseline's.",
         f"- Design `{plan.design[:16]}`, {duration(verdicts.core_seconds)} of processor time.",

@@ -19,6 +19,7 @@ from nanochat.bench.wording import (
     signed,
     span,
     time_text,
+    untuned_text,
 )
 
 Key = float | str | None
@@ -246,6 +247,13 @@ def tuning_table(verdicts: Verdicts) -> str:
             "mean excess over the grid",
             lambda arm: excess(arm.tuned) if excess(arm.tuned) is not None else 1e99,
             lambda arm: number(excess(arm.tuned), ".3f") or "diverges",
+        ),
+        Column(
+            "Δ at the baseline's rate",
+            lambda arm: (
+                None if arm.untuned is None else 1e99 if arm.untuned.difference is None else arm.untuned.difference
+            ),
+            lambda arm: untuned_text(arm.untuned),
         ),
         text("best at the edge", lambda arm: "yes" if arm.tuned.at_edge else "no"),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.bench.statistics import MIN_SEEDS
-from nanochat.bench.verdicts import ArmVerdict, Comparison, Verdicts
+from nanochat.bench.verdicts import ArmVerdict, Comparison, Untuned, Verdicts
 
 MEANINGS = {
     "WIN": "better than the baseline",
@@ -35,7 +35,17 @@ FLAG_MEANINGS = {
 MOST_NAMES = 3
 MOST_RESERVATIONS = 6
 
-HEADINGS = ("arm", "verdict", "Δ bits per byte", "interval", "bits per byte", "p", "seeds needed", "step time")
+HEADINGS = (
+    "arm",
+    "verdict",
+    "Δ bits per byte",
+    "interval",
+    "bits per byte",
+    "p",
+    "Δ untuned",
+    "seeds needed",
+    "step time",
+)
 
 
 def row(arm: ArmVerdict) -> tuple[str, ...]:
@@ -47,6 +57,7 @@ def row(arm: ArmVerdict) -> tuple[str, ...]:
         "" if arm.low is None or arm.high is None else f"[{arm.low:+.4f}, {arm.high:+.4f}]",
         number(arm.mean, ".4f"),
         probability(arm.p_adjusted),
+        untuned_text(arm.untuned),
         needed(arm),
         time_text(arm),
     )
@@ -55,6 +66,11 @@ def row(arm: ArmVerdict) -> tuple[str, ...]:
 def word(arm: ArmVerdict) -> str:
     """The verdict and what qualifies it."""
     return f"{arm.verdict} ({', '.join(FLAGS[flag] for flag in arm.flags)})" if arm.flags else arm.verdict
+
+
+def untuned_text(found: Untuned | None) -> str:
+    """The difference with everyone at the baseline's learning rate; empty where it was not tried."""
+    return "" if found is None else "diverges" if found.difference is None else signed(found.difference)
 
 
 def needed(arm: ArmVerdict) -> str:

@@ -126,10 +126,24 @@ def test_passages_that_changed_most_are_shown_as_text(all_suites):
 def test_a_summary_for_pull_requests_is_a_table_and_folds_when_long(all_suites):
     short, long = markdown(all_suites["eleven"]), markdown(all_suites["matrix"])
     rows = [line for line in short.splitlines() if line.startswith("|")]
-    assert len(rows) == 13 and {row.count("|") for row in rows} == {9}
+    assert len(rows) == 13 and {row.count("|") for row in rows} == {10}
     assert "<summary>All" not in short and "<details><summary>All 48 arms</summary>\n\n| arm" in long
     assert "mgr bench-fixed-flops --question" in short
     assert "gauge+adamw+wsd: seed 0: used 1.300 of the budget" in long and "**Failed checks**" in long
+
+
+def test_everyone_at_the_baselines_rate_stands_in_its_own_column(all_suites):
+    verdicts = all_suites["eleven"]
+    base = verdicts.arms[0].tuned
+    table = [[cell.strip() for cell in line.split("|")] for line in markdown(verdicts).splitlines() if line[:1] == "|"]
+    column = table[0].index("Δ untuned")
+    shown = {cells[1]: cells[column] for cells in table[2:]}
+    assert shown.pop(verdicts.arms[0].label) == ""
+    for arm in verdicts.contenders:
+        difference = arm.tuned.scores[0][base.point] - base.scores[0][base.point]
+        expected = f"{difference:+.4f}".replace("-", "\u2212") if abs(difference) < 1e9 else "diverges"
+        assert shown[arm.label] == expected and f">{expected}<" in page(verdicts)
+    assert len(set(shown.values())) > 5
 
 
 def test_a_report_opens_no_door():
