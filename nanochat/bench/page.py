@@ -164,7 +164,7 @@ def _costs(verdicts: Verdicts) -> str:
     drawn = [figures.budgets(verdicts), *(figures.pareto(verdicts, cost) for cost in figures.COSTS)]
     left = len(verdicts.arms) - len(figures.comparable(verdicts))
     text = "Lower and further left is better. The dotted line joins the arms that no other one beats in both; "
-    text += "a hollow dot is a baseline."
+    text += "a hollow dot is a baseline. Dots are means: whether two of them differ is for the verdict to say."
     if left:
         text += f" Not drawn: {plural(left, 'arm')} without comparable runs."
     return (
