@@ -18,6 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 import cli_runs
+import cli_study
 from cli_view import (
     FOUND_A_FAILURE,
     AsJson,
@@ -54,6 +55,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_runs.app, name="runs")
 app.command()(cli_runs.regressions)
 app.command()(cli_runs.compare)
+app.command()(cli_study.selftest)
 
 Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]

@@ -187,6 +187,19 @@ PROVENANCE = {
         "removed_bytes": 123456,
         "documents": 78,
     },
+    "selftests": {
+        "badge": "self-tests 1/9 passed on 2026-11-23; 9 of 9 cheats caught",
+        "findings": [
+            {
+                "name": "cheats",
+                "claim": "Every way to cheat that we know is caught.",
+                "passed": True,
+                "headline": "9 of 9 cheats caught",
+                "date": "2026-11-23T10:00:00+00:00",
+                "measures": [{"what": "faults found in an honest run", "control": False}],
+            }
+        ],
+    },
 }
 
 

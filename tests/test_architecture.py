@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "pyarrow"}
 JAX = {"jax", "jaxlib", "flax", "optax"}
 JAX_INSIDE_NANOCHAT = {"nanochat/train_jax.py", "nanochat/gpt_jax.py"}
-COMMAND_LINE = ("cli.py", "cli_runs.py", "cli_view.py")
+COMMAND_LINE = ("cli.py", "cli_runs.py", "cli_study.py", "cli_view.py")
 COMMAND_MODULES = tuple(path.removesuffix(".py") for path in COMMAND_LINE)
 PRINTS = {"nanochat/console.py", "nanochat/bench/view.py", "nanochat/options.py", "nanochat/train.py", *COMMAND_LINE}
 MECHANISM_FOLDERS = ("attention", "block", "optim", "schedule")
@@ -329,6 +329,7 @@ def test_waiver_with_a_reason_is_allowed() -> None:
 LIGHT = [
     "cli",
     "cli_runs",
+    "cli_study",
     "cli_view",
     "demos.registry",
     "nanochat.architecture",

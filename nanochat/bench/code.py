@@ -20,10 +20,21 @@ NATIVE = ("*.cpp", "*.h", "*.cu")
 
 def code_hash(entries: Iterable[str]) -> str:
     """SHA-256 over the names and bytes of every file that ``entries`` (dotted module names) lead to."""
+    return _hash(source_files(tuple(sorted(set(entries)))), ROOT)
+
+
+@cache
+def engine_hash() -> str:
+    """SHA-256 over the names and bytes of this engine's own files: what a self-test's result belongs to."""
+    folder = Path(__file__).resolve().parent
+    return _hash(sorted(folder.rglob("*.py")), folder)
+
+
+def _hash(paths: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
-    for path in source_files(tuple(sorted(set(entries)))):
+    for path in paths:
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\x00{len(content)}\x00".encode())
+        digest.update(f"{path.relative_to(root).as_posix()}\x00{len(content)}\x00".encode())
         digest.update(content)
     return digest.hexdigest()
 

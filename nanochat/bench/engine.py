@@ -73,7 +73,7 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     plan = _with_text(plan, observer)
     observer.planned(plan)
     try:
-        suite = _Suite(plan, store, observer)
+        suite = Suite(plan, store, observer)
         with _executor(suite, trainer) as executor:
             forecast = suite.preflight(executor)
             tuned = suite.tune(executor)
@@ -112,7 +112,7 @@ def _core_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
     return sum(outcome.cpu_seconds for outcome in every.values() if not isinstance(outcome, Failure))
 
 
-def _executor(suite: _Suite, trainer: Trainer | None) -> AbstractContextManager[Executor]:
+def _executor(suite: Suite, trainer: Trainer | None) -> AbstractContextManager[Executor]:
     if trainer is not None:
         return nullcontext(InProcess(suite.store, suite.observer, trainer))
     return Workers(suite.store, suite.observer, _workers(suite.plan.config))
@@ -156,7 +156,7 @@ def _with_text(plan: SuitePlan, observer: Observer) -> SuitePlan:
 
 
 @dataclass
-class _Suite:
+class Suite:
     """A suite under way."""
 
     plan: SuitePlan
@@ -367,6 +367,7 @@ class _Suite:
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers depend on besides the configuration."""
+        from nanochat.bench.selftests.kept import standing
         from nanochat.record import environment
 
         return {
@@ -374,6 +375,7 @@ class _Suite:
             "hashes": self.data_hashes,
             "code": self._code,
             "overlap": _overlap(self._datasets[self.plan.data]),
+            "selftests": standing(Path(self.plan.config.artifacts_dir)),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -140,13 +141,19 @@ def outcome_of(result: TrainResult, dataset: Dataset, checked: Recheck) -> Outco
         "loss_curve": thinned(curve),
         "document_nats": [] if result.diverged else [float(nats) for nats in result.document_nats],
         "document_bytes": [int(size) for size in result.document_bytes],
-        "data_hash": dataset.manifest.hash,
-        "tokenizer_hash": dataset.tokenizer.hash,
-        "eval_hash": dataset.eval_set.hash,
+        **_texts(result.directory, dataset),
         **asdict(checked),
     }
     assert values.keys() == kept
     return Outcome(**values)
+
+
+def _texts(directory: Path, dataset: Dataset) -> dict[str, str]:
+    """Hashes of what the run says that it read; where it wrote nothing, of what it was given."""
+    given = {"corpus": dataset.manifest.hash, "tokenizer": dataset.tokenizer.hash, "eval": dataset.eval_set.hash}
+    path = directory / "env.json"
+    read = json.loads(path.read_text(encoding="utf-8"))["data"] if path.is_file() else given
+    return {"data_hash": read["corpus"], "tokenizer_hash": read["tokenizer"], "eval_hash": read["eval"]}
 
 
 def thinned(curve: list[list[float]], points: int = CURVE_POINTS) -> list[list[float]]:

@@ -78,7 +78,8 @@ class Judge:
         still = self.open
         self._settle(still, seeds, decided)
         for label in self.barred:
-            if label not in self.settled and None not in self._paired(label, VERDICT)[:seeds]:
+            pairs = self._paired(label, VERDICT)[:seeds]
+            if label not in self.settled and None not in pairs and len(pairs) == seeds:
                 self._settle([label], seeds, 0)
 
     def _settle(self, labels: Sequence[str], seeds: int, decided: int) -> None:
@@ -110,6 +111,9 @@ class Judge:
         """Why an arm may not be compared at all: INVALID before UNSTABLE, its own faults before the baseline's."""
         base = self.plan.against[label]
         for name, whose in ((label, ""), (base, "baseline: ")):
+            found = len(self.runs[name].get(stage, ()))
+            if seeds is not None and found < seeds:
+                return "INVALID", f"{whose}{found} of {seeds} runs are there"
             faults = self.audit(name, stage, seeds).faults
             if faults:
                 first, *others = faults

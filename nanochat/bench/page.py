@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from nanochat.bench.wording import (
     overlap_note,
     plural,
     reservations,
+    selftest_note,
     signed,
     span,
     told,
@@ -102,6 +104,7 @@ def _facts(verdicts: Verdicts) -> dict[str, str]:
         "Evidence": _evidence(verdicts),
         "Matters": f"from {plan.config.sesoi:g} bits per byte on, decided beforehand",
         "Checks": checks,
+        "Engine": f'<span class="badge">{escape(selftest_note(verdicts))}</span>',
         "Cost": f"{verdicts.core_seconds / 3600:.2g} core-hours of training ({duration(verdicts.core_seconds)} of "
         f"processor time, {plural(sum(map(len, verdicts.runs.values())), 'run')})",
     }
@@ -164,7 +167,7 @@ def _costs(verdicts: Verdicts) -> str:
     drawn = [figures.budgets(verdicts), *(figures.pareto(verdicts, cost) for cost in figures.COSTS)]
     left = len(verdicts.arms) - len(figures.comparable(verdicts))
     text = "Lower and further left is better. The dotted line joins the arms that no other one beats in both; "
-    text += "a hollow dot is a baseline. Dots are means: whether two of them differ is for the verdict to say."
+    text += "a hollow dot is a baseline."
     if left:
         text += f" Not drawn: {plural(left, 'arm')} without comparable runs."
     return (
@@ -295,7 +298,22 @@ def _checks(verdicts: Verdicts) -> str:
     return (
         _folded(verdicts, "By arm", tables.audit_table(verdicts))
         + f"<p class='soft'>{escape(note)}</p><p>{escape(overlap_note(verdicts))}</p>"
+        + _selftests(verdicts)
     )
+
+
+def _selftests(verdicts: Verdicts) -> str:
+    """The engine's own tests, one by one."""
+    found = verdicts.provenance["selftests"]["findings"]
+    each = {entry["name"]: escape(_selftest(entry)) for entry in found}
+    return f"<h3>Self-tests of the engine</h3><p>{escape(selftest_note(verdicts))}.</p>{entries(each) if each else ''}"
+
+
+def _selftest(entry: Mapping[str, Any]) -> str:
+    controls = sum(measure["control"] for measure in entry["measures"])
+    numbers = f"{len(entry['measures'])} numbers" + (f", {controls} of them of wrong engines" if controls else "")
+    said = f"; {entry['headline']}" if entry["headline"] else ""
+    return f"{'passed' if entry['passed'] else 'FAILED'} {entry['date'][:10]} ({numbers}{said}). {entry['claim']}"
 
 
 def _design(verdicts: Verdicts) -> str:

@@ -76,7 +76,7 @@ def recheck(key: str, run: RunConfig, result: TrainResult, directory: Path, data
     try:
         state = _weights(directory, run)
     except ConfigError as error:
-        return Recheck(unchecked=error.faults[-1])
+        return Recheck(unchecked=error.faults[-1].partition(": ")[2] or error.faults[-1])
     weights = _parameters(state)
     precision = resolve(run, steps_of(run))
     with machine(precision, run.train.seed), torch.no_grad():

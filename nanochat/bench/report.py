@@ -12,7 +12,17 @@ from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.store import Outcome
 from nanochat.bench.tuning import RUNGS, Tuned
 from nanochat.bench.verdicts import ArmVerdict, Verdicts, excess
-from nanochat.bench.wording import HEADINGS, duration, headline, number_text, overlap_note, plural, reservations, row
+from nanochat.bench.wording import (
+    HEADINGS,
+    duration,
+    headline,
+    number_text,
+    overlap_note,
+    plural,
+    reservations,
+    row,
+    selftest_note,
+)
 from nanochat.config import SuiteConfig, plain
 from nanochat.record import write_bytes, write_json
 
@@ -80,6 +90,7 @@ def summary(verdicts: Verdicts) -> dict[str, Any]:
         "data": plain(plan.data),
         "hashes": dict(verdicts.provenance["hashes"]),
         "overlap": dict(verdicts.provenance["overlap"]),
+        "selftests": dict(verdicts.provenance["selftests"]),
         "arms": [_arm(verdicts, arm) for arm in verdicts.arms],
         "wall_seconds": verdicts.wall_seconds,
         "core_seconds": verdicts.core_seconds,
@@ -187,6 +198,8 @@ def markdown(verdicts: Verdicts) -> str:
         f"{plan.size[0].upper()}{plan.size[1:]}.",
         "",
         f"**Contamination**: {overlap_note(verdicts)}",
+        "",
+        f"**Engine**: {selftest_note(verdicts)}.",
         "",
         "<details><summary>How to read it, and how to repeat it</summary>",
         "",

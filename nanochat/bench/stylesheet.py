@@ -75,7 +75,7 @@ th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.2rem), 1fr)); gap: .8rem; }
 .pictures.wide { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 figure { margin: 0; padding: .5rem .5rem .4rem; background: var(--card); border-radius: .4rem; break-inside: avoid; }
-figure svg { width: 100%; height: auto; display: block; max-width: 31rem; overflow: visible; }
+figure svg { width: 100%; height: auto; display: block; max-width: 34rem; overflow: visible; }
 figcaption { font-size: .86rem; line-height: 1.4; color: var(--soft); } figcaption b { color: var(--ink); }
 svg text { font-family: inherit; fill: var(--ink); font-size: 10.5px; } svg .axis, svg .tick { fill: var(--soft); }
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
@@ -112,8 +112,7 @@ code { font-size: .92em; } td code { white-space: pre; }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; } nav, .skip, th button::after { display: none; }
   .scroll { overflow: visible; } table { font-size: 7.2pt; min-width: 0; } td.long { min-width: 6rem; }
-  th, td { padding: .16rem .2rem; } thead th, td.text { white-space: normal; }
-  th button { display: contents; } /* else Chromium leaves the heading out on the second page of a table */
+  th, td { padding: .18rem .28rem; white-space: normal; } td:has(.word), .forest .word { white-space: nowrap; }
   thead { display: table-header-group; } thead, tr { break-inside: avoid; } th { position: static !important; }
   h2, h3, summary { break-after: avoid; } details.aside { display: none; } .word { padding: 0 .3em; }
   details::details-content { content-visibility: visible; block-size: auto; opacity: 1; }
@@ -122,7 +121,7 @@ code { font-size: .92em; } td code { white-space: pre; }
   .forest .told span span { display: inline; } .forest svg { height: 20px; margin: 0; }
   .pictures { grid-template-columns: repeat(3, 1fr); gap: .5rem; }
   .pictures.wide { grid-template-columns: 1fr 1fr; } figcaption { font-size: 7.6pt; }
-  dl, article dl, header dl, dl.soft, p.soft, article > h3 small { font-size: 8.2pt; }
+  dl, article dl, header dl, p.soft, article > h3 small { font-size: 8.2pt; }
   h2 { margin-top: 1.4rem; } article { margin: .8rem 0 1.2rem; break-inside: avoid; }
   .word, figure, .forest svg, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   a { color: inherit; text-decoration: none; } pre { border: 1px solid var(--line); }

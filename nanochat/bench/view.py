@@ -271,6 +271,7 @@ def _below(verdicts: Verdicts) -> list[str]:
     if not all(arm.audit.time_valid for arm in verdicts.arms):
         lines.append("? other work shared the cores: not a measurement")
     lines += [f"{arm.label}: {arm.note}" for arm in verdicts.arms if arm.note]
+    lines.append(verdicts.provenance["selftests"]["badge"])
     lines.append(
         f"{verdicts.trained} runs trained, {verdicts.served} from the store, {clock(verdicts.wall_seconds)} min; "
         f"report: {verdicts.directory / 'report.html'}"

@@ -74,10 +74,8 @@ def untuned_text(found: Untuned | None) -> str:
 
 
 def needed(arm: ArmVerdict) -> str:
-    """Seeds that would detect the smallest effect of interest; empty where too few tell the spread."""
-    if arm.difference is None or len(arm.bpb) < MIN_SEEDS:
-        return ""
-    return "over 10^7" if arm.seeds_needed is None else f"{arm.seeds_needed:,}"
+    """Seeds that would detect the smallest effect of interest; empty where there is nothing to compare."""
+    return "" if arm.difference is None else "over 10^7" if arm.seeds_needed is None else str(arm.seeds_needed)
 
 
 def time_text(arm: ArmVerdict) -> str:
@@ -215,6 +213,11 @@ def overlap_note(verdicts: Verdicts) -> str:
         f"{found['documents']} training documents); of all held-out text {share('held_out', 'after')} "
         f"({share('held_out', 'before')})."
     )
+
+
+def selftest_note(verdicts: Verdicts) -> str:
+    """The badge: what the engine's own tests said last, in the place where the suite was run."""
+    return verdicts.provenance["selftests"]["badge"]
 
 
 def brief(found: Comparison | None) -> str:

@@ -19,7 +19,7 @@ def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for name in ("nanochat", "demos", "tests", "markdown_documentation"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "cli_runs.py", "cli_view.py", "pyproject.toml"):
+    for name in ("cli.py", "cli_runs.py", "cli_study.py", "cli_view.py", "pyproject.toml"):
         shutil.copy(root / name, folder)
     (example,) = re.findall(r"```python\n(.*?)```", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
     (folder / "nanochat" / "attention" / "laplace.py").write_text(example, encoding="utf-8")

@@ -42,7 +42,7 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed
     elsewhere.mkdir()
     for name in ("nanochat", "demos"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "cli_runs.py", "cli_view.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("cli.py", "cli_runs.py", "cli_study.py", "cli_view.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
     (wheel,) = folder.glob("*.whl")
@@ -61,6 +61,7 @@ def test_wheel_holds_the_code_and_its_kernels_and_nothing_else(installed: Instal
     assert tops == {
         "cli.py",
         "cli_runs.py",
+        "cli_study.py",
         "cli_view.py",
         "nanochat",
         "demos",
