@@ -7,6 +7,7 @@ standard output; whatever else is printed goes to standard error. When its drive
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -43,7 +44,8 @@ class PipeView(View):
         now = time.monotonic()
         if now - self._last >= REPORT_INTERVAL:
             self._last = now
-            say(self.stream, event="step", step=step + 1, steps=self._steps)
+            shown = loss if math.isfinite(loss) else None
+            say(self.stream, event="step", step=step + 1, steps=self._steps, loss=shown)
 
 
 def say(stream: TextIO, **message: Any) -> None:
