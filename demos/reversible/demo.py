@@ -81,6 +81,9 @@ def show_object(random: np.random.Generator, size: Size) -> Scene:
     """Kepler's orbit by a coupling and by a step that is none, and the ledger of a decaying momentum."""
     step, steps = 2 * np.pi / STEPS_PER_ORBIT, STEPS_PER_ORBIT * size.orbits
     q, p = (np.asarray(part) for part in maths.kepler_start(ECCENTRICITY))
+    paths = kepler_paths(q, p, step, steps)
+    drift, worst = energy_plot(paths)
+    frog, runge = worst["leapfrog"], worst["Runge-Kutta"]
     state = random.integers(-(2**20), 2**20, 64)
     cycles, (numerator, denominator) = 200, (7, 8)
     bits, changed = ledger.audit(state.tolist(), numerator, denominator, cycles)
@@ -92,7 +95,13 @@ def show_object(random: np.random.Generator, size: Size) -> Scene:
             "Nature's own coupling is kick and drift: the leapfrog keeps Kepler's ellipse where Euler's step, which is "
             "no coupling, lets it go."
         ),
-        orbits(q, p, step, steps),
+        orbit_plot(paths),
+        drift,
+        Text(
+            f"The leapfrog's energy errs by {number(frog[0])} of itself on the first turn and {number(frog[-1])} on "
+            f"turn {size.orbits}. Runge and Kutta's method of order four is no coupling either: it errs by "
+            f"{number(runge[0])} on the first turn, and on the last {against(runge[-1], runge[0])} that."
+        ),
         Text(
             f"A step that cannot be undone forgets bits. Decaying {len(state)} integer momenta by {numerator}/"
             f"{denominator}, {cycles} times, must forget {need:.1f} bits; the exact ledger holds {bits}, and with it "
@@ -130,23 +139,44 @@ def show_object(random: np.random.Generator, size: Size) -> Scene:
     return Scene("Maps that can be run backwards", parts, certificates)
 
 
-def orbits(q: np.ndarray, p: np.ndarray, step: float, steps: int) -> Plot:
-    """The orbit by leapfrog and by explicit Euler, side by side."""
-    shown = min(steps, 5 * STEPS_PER_ORBIT)
+Path = tuple[np.ndarray, np.ndarray]
+"""Positions and momenta after each step."""
+
+METHODS = {"leapfrog": maths.leapfrog, "Euler": maths.explicit_euler, "Runge-Kutta": maths.runge_kutta}
+
+
+def kepler_paths(q: np.ndarray, p: np.ndarray, step: float, steps: int) -> dict[str, Path]:
+    """Kepler's orbit by each method, from the same start."""
     run = jax.jit(maths.rollout, static_argnums=(0, 1, 4))
-    frog, euler = (
-        np.asarray(run(method, maths.kepler_force, (q, p), step, shown)[0])
-        for method in (maths.leapfrog, maths.explicit_euler)
-    )
+    found = {}
+    for name, method in METHODS.items():
+        positions, momenta = run(method, maths.kepler_force, (q, p), step, steps)
+        found[name] = np.asarray(positions), np.asarray(momenta)
+    return found
+
+
+def orbit_plot(paths: Mapping[str, Path]) -> Plot:
+    """The orbit by leapfrog and by explicit Euler, side by side."""
+    frog, euler = (paths[name][0][: 5 * STEPS_PER_ORBIT] for name in ("leapfrog", "Euler"))
     across, upward = terminal.Axis(-3.2, 1.4), terminal.Axis(-1.6, 1.6)
-    panels = (
+    left, right = (
         terminal.dots(path[:, 0], path[:, 1], across=across, upward=upward, width=36, height=13)
         for path in (frog, euler)
     )
-    left, right = panels
     text = terminal.beside(("leapfrog (a coupling)", left), ("Euler (none)", right))
     title = f"Kepler's orbit, eccentricity {ECCENTRICITY}, {STEPS_PER_ORBIT} steps to a period"
     return Plot(title, text, "orbits", {"leapfrog": frog, "euler": euler})
+
+
+def energy_plot(paths: Mapping[str, Path]) -> tuple[Plot, dict[str, np.ndarray]]:
+    """Relative energy error along the orbit, and its largest value on each turn, by method."""
+    start = maths.kepler_energy(*maths.kepler_start(ECCENTRICITY))
+    energies = {name: maths.kepler_energy(jnp.asarray(q), jnp.asarray(p)) for name, (q, p) in paths.items()}
+    errors = {name: np.abs(np.asarray(found / start - 1)) for name, found in energies.items()}
+    worst = {name: error.reshape(-1, STEPS_PER_ORBIT).max(1) for name, error in errors.items()}
+    turns = np.arange(len(worst["leapfrog"])) + 1
+    text = terminal.chart({name: (turns, y) for name, y in worst.items()}, xlabel="turn", ylabel="error", logy=True)
+    return Plot("Energy drift of Kepler's orbit, worst of each turn", text, "kepler", {"turn": turns, **errors}), worst
 
 
 def show_laws(random: np.random.Generator) -> Scene:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from demos.plots import COLOURS, Draw, lines, loss, plain_axes
 
@@ -18,6 +19,21 @@ def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     axes.set_aspect("equal")
     axes.legend(frameon=False)
     plain_axes(axes, "x", "y")
+
+
+def kepler(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
+    """Relative energy error after every step, faint, and its largest value on each turn."""
+    turns = arrays["turn"]
+    errors = {name: values for name, values in arrays.items() if name != "turn"}
+    for values, colour in zip(errors.values(), COLOURS, strict=False):
+        time = (np.arange(len(values)) + 1) * len(turns) / len(values)
+        axes.plot(time, values, color=colour, linewidth=0.5, alpha=0.5)
+    worst = {name: values.reshape(len(turns), -1).max(1) for name, values in errors.items()}
+    lines(axes, {"turn": turns, **worst}, "turn", "o-" if len(turns) <= 20 else "-")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=min(values.min() for values in worst.values()) / 30)  # an error that changes sign has no end
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    plain_axes(axes, "turns around the sun", "relative energy error")
 
 
 def drift(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -35,4 +51,4 @@ def memory(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     plain_axes(axes, "layers", "working memory of the gradient, KiB")
 
 
-FIGURES: dict[str, Draw] = {"orbits": orbits, "drift": drift, "memory": memory, "loss": loss}
+FIGURES: dict[str, Draw] = {"orbits": orbits, "kepler": kepler, "drift": drift, "memory": memory, "loss": loss}

@@ -35,23 +35,11 @@ def float_inverse(random: np.random.Generator, free: Weights, kind: Any, passes:
 
 def short_orbit(eccentricity: float, steps: int) -> tuple[float, float]:
     """Distance from the start after one period, by the leapfrog and by the classical method of order four."""
-
-    def runge_kutta(force: Any, state: Any, step: float) -> Any:
-        def slope(q: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return p, force(q)
-
-        q, p = state
-        a = slope(q, p)
-        b = slope(q + step / 2 * a[0], p + step / 2 * a[1])
-        c = slope(q + step / 2 * b[0], p + step / 2 * b[1])
-        d = slope(q + step * c[0], p + step * c[1])
-        return tuple(x + step / 6 * (i + 2 * j + 2 * k + m) for x, i, j, k, m in zip((q, p), a, b, c, d, strict=True))
-
     start = maths.kepler_start(eccentricity)
     run = jax.jit(maths.rollout, static_argnums=(0, 1, 4))
     ends = [
         run(method, maths.kepler_force, start, 2 * np.pi / steps, steps)[0][-1]
-        for method in (maths.leapfrog, runge_kutta)
+        for method in (maths.leapfrog, maths.runge_kutta)
     ]
     frog, runge = (float(jnp.linalg.norm(end - start[0])) for end in ends)
     return frog, runge

@@ -237,6 +237,25 @@ def test_leapfrog_is_of_second_order_and_its_own_inverse():
     assert 3.7 < error(1000) / error(2000) < 4.3
 
 
+def test_runge_kutta_is_of_fourth_order_and_its_energy_drifts():
+    start = maths.kepler_start(0.3)
+
+    def worst(method, steps: int) -> tuple[float, float]:
+        """Largest energy error in the first and in the last quarter of 20 orbits."""
+        path = maths.rollout(method, maths.kepler_force, start, 40 * np.pi / steps, steps)
+        error = jnp.abs(maths.kepler_energy(*path) - maths.kepler_energy(*start)).reshape(4, -1).max(1)
+        return float(error[0]), float(error[-1])
+
+    def error(steps: int) -> float:
+        q, _ = maths.rollout(maths.runge_kutta, maths.kepler_force, start, 2 * np.pi / steps, steps)
+        return float(jnp.linalg.norm(q[-1] - start[0]))
+
+    assert 14 < error(400) / error(800) < 18
+    assert maths.symplectic_error(lambda state: maths.runge_kutta(maths.kepler_force, state, 0.1), start) > 1e-9
+    (frog, late_frog), (runge, late_runge) = worst(maths.leapfrog, 1200), worst(maths.runge_kutta, 1200)
+    assert late_frog < 1.05 * frog and late_runge > 3 * runge
+
+
 def test_generating_function_gives_symplectic_euler():
     step, (q, p) = 0.1, maths.kepler_start(0.3)
 
