@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from demos.result import Result
 
@@ -19,6 +20,8 @@ Draw = Callable[[Axes, Mapping[str, np.ndarray]], None]
 STYLE = {"figsize": (6.4, 4.0), "layout": "constrained"}
 REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "mgr"}  # two runs with the same numbers write the same file
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49")  # distinct in greyscale and for colour-blind readers
+
+SHORT = 300  # a logarithmic axis on which two or three powers of ten would be all
 
 
 def save(result: Result, directory: Path, suffix: str = "png") -> list[Path]:
@@ -69,8 +72,23 @@ def lines(axes: Axes, arrays: Mapping[str, np.ndarray], shared: str, style: str 
     axes.legend(frameon=False)
 
 
+def logarithmic(axes: Axes, which: str = "xy") -> None:
+    """Logarithmic axes of what was drawn, labelled at 1, 2 and 5 where there are few decades, else at powers of ten.
+
+    The default labels every tick of a short axis, and they overlap.
+    """
+    for letter in which:
+        axes.set(**{f"{letter}scale": "log"})
+        low, high = axes.get_xlim() if letter == "x" else axes.get_ylim()
+        axis = axes.xaxis if letter == "x" else axes.yaxis
+        axis.set_minor_formatter(NullFormatter())
+        if high < SHORT * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+
+
 def loss(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Loss by training step, of what :func:`demos.stage.loss_plot` made."""
     lines(axes, arrays, "steps")
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "training step", "loss")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
 from demos.nonstandard.numbers import POINTS, VIEWS
-from demos.plots import COLOURS, Draw, lines, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, plain_axes
 
 POINT_LETTERS = tuple(name[0] for name in POINTS)
 NAMES = tuple(name.translate(str.maketrans({"ε": r"$\varepsilon$", "²": "$^2$"})) for name in POINTS)
@@ -60,7 +60,7 @@ def scales(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     taken = [(name, pair) for name, pair in arrays.items() if name not in ("times", "flow")]
     for (name, pair), colour in zip(taken, COLOURS, strict=False):
         axes.plot(*pair, "o", color=colour, markersize=4, label=name)
-    axes.set_xscale("log")
+    logarithmic(axes, "x")
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     plain_axes(axes, "time of the flow", "distance from the minimum")
 
@@ -85,14 +85,14 @@ def work(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     for (name, values), colour in zip(arrays.items(), COLOURS, strict=False):
         axes.plot(values[0], values[1], label=name, color=colour)
     axes.legend(frameon=False)
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "gradients, or their worth in Hessian products", "loss")
 
 
 def rates(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Final loss by learning rate."""
     lines(axes, arrays, "rate", "o-")
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "learning rate", "loss at the end")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from demos.plots import COLOURS, Draw, lines, loss, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, loss, plain_axes
 
 VIEW = np.array([[0.94, 0.34, 0.0], [-0.12, 0.32, 0.94]])  # of the sphere: to the right, upwards
 
@@ -34,8 +34,8 @@ def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 def reach(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Error by number of observers."""
     lines(axes, arrays, "observers", "o-")
-    axes.set(xscale="log", yscale="log")
     axes.set_xscale("log", base=2)
+    logarithmic(axes, "y")
     plain_axes(axes, "observers", "distance from the answer")
 
 

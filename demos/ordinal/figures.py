@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from demos.ordinal.checks import bound
 from demos.ordinal.drawing import left, polynomial
-from demos.plots import COLOURS, Draw, plain_axes
+from demos.plots import COLOURS, Draw, logarithmic, plain_axes
 
 KNOBS = "knobs"  # key of the array A, B, C
 
@@ -69,7 +69,7 @@ def errors(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
         axes.plot(arrays["steps"], values, color=colour, label=name, linewidth=1.4)
     for step in arrays["shifts"]:
         axes.axvline(step, color="0.3", linestyle=":", linewidth=1)
-    axes.set_yscale("log")
+    logarithmic(axes, "y")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     plain_axes(axes, "training step (dotted: the curve shifts)", "error")
 

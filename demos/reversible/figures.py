@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from demos.plots import COLOURS, Draw, lines, loss, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, loss, plain_axes
 
 
 def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -22,16 +22,18 @@ def orbits(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def kepler(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
-    """Relative energy error after every step, faint, and its largest value on each turn."""
+    """Largest relative energy error on each turn; the leapfrog's after every step, which comes and goes, faint."""
     turns = arrays["turn"]
     errors = {name: values for name, values in arrays.items() if name != "turn"}
-    for values, colour in zip(errors.values(), COLOURS, strict=False):
-        time = (np.arange(len(values)) + 1) * len(turns) / len(values)
-        axes.plot(time, values, color=colour, linewidth=0.5, alpha=0.5)
+    swinging = errors["leapfrog"]
+    time = (np.arange(len(swinging)) + 1) * len(turns) / len(swinging)
+    axes.plot(time, swinging, color=COLOURS[0], linewidth=0.5, alpha=0.5)
     worst = {name: values.reshape(len(turns), -1).max(1) for name, values in errors.items()}
     lines(axes, {"turn": turns, **worst}, "turn", "o-" if len(turns) <= 20 else "-")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=min(values.min() for values in worst.values()) / 30)  # an error that changes sign has no end
+    logarithmic(axes, "y")
+    axes.set_ylim(
+        bottom=min(values.min() for values in worst.values()) / 30
+    )  # where an error changes sign it has no logarithm
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     plain_axes(axes, "turns around the sun", "relative energy error")
 
@@ -39,7 +41,7 @@ def kepler(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 def drift(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Energy drift by number of passes."""
     lines(axes, arrays, "passes")
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "passes of the learned flow", "median energy drift")
 
 
@@ -47,7 +49,7 @@ def memory(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Working bytes by depth."""
     lines(axes, {name: values / (1 if name == "depth" else 1024) for name, values in arrays.items()}, "depth", "o-")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    logarithmic(axes, "y")
     plain_axes(axes, "layers", "working memory of the gradient, KiB")
 
 

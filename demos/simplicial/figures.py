@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
-from demos.plots import COLOURS, Draw, lines, loss, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, loss, plain_axes
 from demos.simplicial.surfaces import SPACING, field
 
 
@@ -56,7 +56,7 @@ def panel(axes: Axes, corners: np.ndarray, vectors: np.ndarray, longest: float, 
 def diffusion(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """What is left by time."""
     lines(axes, arrays, "time", "o-")
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "time", "share that is left")
 
 

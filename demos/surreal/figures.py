@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from demos.plots import COLOURS, Draw, lines, loss, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, loss, plain_axes
 
 
 def birthdays(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -49,7 +49,7 @@ def dominance(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     axes.plot(crossings, heights, "o", color="0.2", markersize=6, zorder=3)
     for at, height in zip(crossings, heights, strict=True):
         axes.annotate(f"x = {at:.0f}", (at, height), (-4, 8), textcoords="offset points", ha="right", fontsize=9)
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     axes.legend(frameon=False)
     plain_axes(axes, "x", "value of the term")
 

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from demos.plots import COLOURS, Draw, lines, loss, plain_axes
+from demos.plots import COLOURS, Draw, lines, logarithmic, loss, plain_axes
 
 
 def tree(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
@@ -41,7 +41,7 @@ def tree(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 def scaling(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Time by number of keys."""
     lines(axes, arrays, "keys", "o-")
-    axes.set(xscale="log", yscale="log")
+    logarithmic(axes)
     plain_axes(axes, "keys stored", "ns for one")
 
 

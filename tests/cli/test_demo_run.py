@@ -268,6 +268,23 @@ def test_figures_are_saved_for_every_named_plot(name: str, tmp_path: Path) -> No
         save(result(name), tmp_path, "bmp")
 
 
+@pytest.mark.parametrize(("steps", "least"), [((13, 800), 0.1), ((15, 300), 0.29), ((33, 2000), 1e-6), ((8, 13), 0.5)])
+def test_labels_of_logarithmic_axes_do_not_overlap(steps: tuple[int, int], least: float) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from demos.plots import STYLE, loss
+
+    figure = Figure(**STYLE)
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    loss(axes, {"steps": np.geomspace(*steps, 30), "model": np.geomspace(1, least, 30)})
+    canvas.draw()
+    for axis, side in ((axes.xaxis, "x"), (axes.yaxis, "y")):
+        shown = [label for label in axis.get_ticklabels(which="both") if label.get_text()]
+        ends = sorted(getattr(label.get_window_extent(), f"interval{side}").tolist() for label in shown)
+        assert ends and all(high < low for (_, high), (low, _) in zip(ends, ends[1:], strict=False))
+
+
 @pytest.mark.slow
 def test_debug_runs_with_nan_checks() -> None:
     import jax
