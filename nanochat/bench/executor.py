@@ -230,7 +230,7 @@ class _Batch:
             return
         assert job is not None
         if event == "step":
-            self.pool.observer.progress(job, message["step"], message["steps"], message["loss"])
+            self.pool.observer.progress(job, message["step"], message["steps"])
             return
         worker.job = None
         if event == "busy":

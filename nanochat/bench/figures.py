@@ -25,6 +25,9 @@ POINTS = 40
 SKIPPED = 0.05
 """Share of a run that its learning curve leaves out: from there the loss falls too steeply to see anything else."""
 
+MARGIN = 0.2
+"""Room above and below mean learning curves, as a share of their range; an interval may reach further and is cut."""
+
 BINS = 24
 MOST_NAMED = 12
 
@@ -140,15 +143,13 @@ class Portrait:
             flops = self.verdicts.plan.step_flops(arm.label) / 10.0**power
             curves.append((kind, *curve(runs, flops if axis == "operations" else arm.step_seconds or 0.0)))
         ends = [float(each[1][-1]) for each in curves]
-        losses = [float(value) for each in curves for value in (*each[2], *each[4])]
+        ends_of_y = around([float(value) for each in curves for value in each[3]], MARGIN)
         label = f"operations, in 10{superscript(power)}" if axis == "operations" else "seconds of training on one core"
         told = f"ends at {curves[1][3][-1]:.3f} nats per token, the baseline at {curves[0][3][-1]:.3f}"
         title = f"{self.arm.label}: training loss against {axis}"
-        chart = self._chart(
-            title, told, (0.0, 1.02 * max(ends)), around(losses), label, "training loss, nats per token"
-        )
+        chart = self._chart(title, told, (0.0, 1.02 * max(ends)), ends_of_y, label, "training loss, nats per token")
         for kind, at, low, mean, high in curves:
-            columns = [np.column_stack([at, each]).tolist() for each in (low, mean, high)]
+            columns = [np.column_stack([at, np.clip(each, *ends_of_y)]).tolist() for each in (low, mean, high)]
             chart.band(columns[0], columns[2], f"band {kind}")
             chart.line(columns[1], f"curve {kind}")
         if axis == "operations":
@@ -321,8 +322,8 @@ def _wide(title: str, description: str, points: Sequence[Point], label: str, *, 
 
 def _named_dots(chart: Chart, verdicts: Verdicts, points: dict[str, Point], front: Sequence[ArmVerdict]) -> None:
     kinds = {arm.label: "base" if not arm.against else "arm" if arm in front else "other" for arm in verdicts.arms}
-    first = [arm.label for arm in front] + list(verdicts.plan.baselines)
-    rest = verdicts.plan.labels if len(points) <= MOST_NAMED else ()
+    first = [arm.label for arm in front]
+    rest = (*verdicts.plan.baselines, *verdicts.plan.labels) if len(points) <= MOST_NAMED else ()
     for label in sorted(points, key=lambda label: kinds[label] == "other", reverse=True):
         x, y = points[label]
         chart.dot(points[label], kinds[label], f"{label}: {y:.4f} at {x:.4g}", 4)

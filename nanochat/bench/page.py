@@ -167,7 +167,7 @@ def _costs(verdicts: Verdicts) -> str:
     drawn = [figures.budgets(verdicts), *(figures.pareto(verdicts, cost) for cost in figures.COSTS)]
     left = len(verdicts.arms) - len(figures.comparable(verdicts))
     text = "Lower and further left is better. The dotted line joins the arms that no other one beats in both; "
-    text += "a hollow dot is a baseline."
+    text += "a hollow dot is a baseline. Dots are means: whether two of them differ is for the verdict to say."
     if left:
         text += f" Not drawn: {plural(left, 'arm')} without comparable runs."
     return (
@@ -247,14 +247,14 @@ def _passages(verdicts: Verdicts, arm: ArmVerdict) -> str:
     if found is None:
         return ""
     ranked = np.argsort(found, kind="stable")
-    most = min(MOST_PASSAGES, len(ranked) // 2)
-    chosen = [("better", at) for at in ranked[:most]] + [("worse", at) for at in ranked[::-1][:most]]
+    chosen = [("better", at) for at in ranked[:MOST_PASSAGES] if found[at] < 0]
+    chosen += [("worse", at) for at in ranked[::-1][:MOST_PASSAGES] if found[at] > 0]
     rows = "".join(
         f'<tr><td class="text">{kind}</td><td>{signed(float(found[at]))}</td><td>{at}</td>'
         f"{_begins(verdicts.passages, int(at))}</tr>"
         for kind, at in chosen
     )
-    heads = {"most": "text", "Δ bits per byte": "", "passage": "", **({"begins": "text"} if verdicts.passages else {})}
+    heads = {"read": "text", "Δ bits per byte": "", "passage": "", **({"begins": "text"} if verdicts.passages else {})}
     head = "".join(f'<th scope="col" class="{kind}">{name}</th>' for name, kind in heads.items())
     return (
         f'<details class="aside"><summary>Passages that changed most</summary><div class="scroll" role="region" '
@@ -391,6 +391,7 @@ def _terms(verdicts: Verdicts) -> str:
             "Paired seeds": "a seed fixes the order of the text and the initial weights; two arms on it are a pair",
             "Simultaneous interval": "made so that all of them together hold the truth at the stated level",
             "p": "how often chance alone gives a difference as large; corrected: for all arms and looks together",
+            "Nats per token": "the training loss; a nat is 1.44 bits",
             "Operations": "additions, multiplications and comparisons of training, by the ledger of each mechanism",
             "Core-hour": "one processor core busy for an hour",
         }

@@ -75,9 +75,10 @@ th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.2rem), 1fr)); gap: .8rem; }
 .pictures.wide { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 figure { margin: 0; padding: .5rem .5rem .4rem; background: var(--card); border-radius: .4rem; break-inside: avoid; }
-figure svg { width: 100%; height: auto; display: block; max-width: 34rem; overflow: visible; }
+figure svg { width: 100%; height: auto; display: block; max-width: 31rem; margin: 0 auto; overflow: visible; }
 figcaption { font-size: .86rem; line-height: 1.4; color: var(--soft); } figcaption b { color: var(--ink); }
 svg text { font-family: inherit; fill: var(--ink); font-size: 10.5px; } svg .axis, svg .tick { fill: var(--soft); }
+svg .name { paint-order: stroke; stroke: var(--card); stroke-width: 3px; stroke-linejoin: round; }
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
 svg .grid { stroke: var(--line); stroke-width: .7; } svg .floor, svg .zero { stroke: var(--soft); }
 svg circle.arm { fill: var(--arm); } svg circle.base { fill: var(--paper); stroke: var(--base); stroke-width: 1.5; }
@@ -100,10 +101,12 @@ details.part > summary { font-weight: 600; font-size: 1.02rem; }
 pre { background: var(--card); padding: .8rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font-size: .92em; } td code { white-space: pre; }
 .quiet { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (max-width: 46rem) {
+@media (max-width: 60rem) {
   .forest li { grid-template-columns: minmax(0, 1fr) auto; gap: 0 .6rem; padding: .3rem 0; }
   .forest svg { grid-row: 2; grid-column: 1 / -1; } .forest .told { display: block; text-align: right; }
   .forest .told > span { display: inline; } .forest .told span span, .forest .axis > span { display: none; }
+}
+@media (max-width: 46rem) {
   .pictures.wide { grid-template-columns: minmax(0, 1fr); } .wide svg text { font-size: 12px; }
   th:first-child { min-width: 7.5rem; white-space: normal; overflow-wrap: break-word; }
 }
@@ -112,7 +115,8 @@ code { font-size: .92em; } td code { white-space: pre; }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; } nav, .skip, th button::after { display: none; }
   .scroll { overflow: visible; } table { font-size: 7.2pt; min-width: 0; } td.long { min-width: 6rem; }
-  th, td { padding: .18rem .28rem; white-space: normal; } td:has(.word), .forest .word { white-space: nowrap; }
+  th, td { padding: .16rem .2rem; } thead th, td.text { white-space: normal; }
+  th button { display: contents; } /* else Chromium leaves the heading out on the second page of a table */
   thead { display: table-header-group; } thead, tr { break-inside: avoid; } th { position: static !important; }
   h2, h3, summary { break-after: avoid; } details.aside { display: none; } .word { padding: 0 .3em; }
   details::details-content { content-visibility: visible; block-size: auto; opacity: 1; }
@@ -121,8 +125,8 @@ code { font-size: .92em; } td code { white-space: pre; }
   .forest .told span span { display: inline; } .forest svg { height: 20px; margin: 0; }
   .pictures { grid-template-columns: repeat(3, 1fr); gap: .5rem; }
   .pictures.wide { grid-template-columns: 1fr 1fr; } figcaption { font-size: 7.6pt; }
-  dl, article dl, header dl, p.soft, article > h3 small { font-size: 8.2pt; }
-  h2 { margin-top: 1.4rem; } article { margin: .8rem 0 1.2rem; break-inside: avoid; }
+  dl, article dl, header dl, dl.soft, p.soft, article > h3 small { font-size: 8.2pt; }
+  h2 { margin-top: 1.4rem; } article { margin: .8rem 0 1.2rem; } article dl { break-after: avoid; }
   .word, figure, .forest svg, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   a { color: inherit; text-decoration: none; } pre { border: 1px solid var(--line); }
 }

@@ -152,7 +152,7 @@ def verdict_table(verdicts: Verdicts) -> str:
 
 
 def _seeds_needed(arm: ArmVerdict) -> float | None:
-    return None if arm.difference is None else 1e99 if arm.seeds_needed is None else arm.seeds_needed
+    return None if not needed(arm) else 1e99 if arm.seeds_needed is None else arm.seeds_needed
 
 
 def cost_table(verdicts: Verdicts) -> str:

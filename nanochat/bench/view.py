@@ -225,7 +225,7 @@ def verdict_table(verdicts: Verdicts) -> RenderableType:
     from nanochat.bench.wording import number, time_text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("arm", max_width=18, overflow="fold")  # a cut label could be that of another arm
+    table.add_column("arm", max_width=18, overflow="ellipsis", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for heading in ("Δ bpb", "interval", "p", "seeds*", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -257,7 +257,7 @@ def _below(verdicts: Verdicts) -> list[str]:
     plan = verdicts.plan
     lines = [
         f"Δ bits per byte against {', '.join(plan.baselines)} (its row: bits per byte), {len(plan.seeds)} seeds; "
-        f"interval and p {'of one arm' if len(plan.contenders) == 1 else f'for {len(plan.contenders)} arms at once'}",
+        f"interval and p for {len(plan.contenders)} arms at once",
         f"* to detect {plan.config.sesoi:g} with 80 % power; time per step against the baseline's",
     ]
     explained = {

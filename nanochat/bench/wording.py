@@ -74,8 +74,10 @@ def untuned_text(found: Untuned | None) -> str:
 
 
 def needed(arm: ArmVerdict) -> str:
-    """Seeds that would detect the smallest effect of interest; empty where there is nothing to compare."""
-    return "" if arm.difference is None else "over 10^7" if arm.seeds_needed is None else str(arm.seeds_needed)
+    """Seeds that would detect the smallest effect of interest; empty where too few tell the spread."""
+    if arm.difference is None or len(arm.bpb) < MIN_SEEDS:
+        return ""
+    return "over 10^7" if arm.seeds_needed is None else f"{arm.seeds_needed:,}"
 
 
 def time_text(arm: ArmVerdict) -> str:

@@ -7,7 +7,6 @@ standard output; whatever else is printed goes to standard error. When its drive
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import threading
@@ -44,8 +43,7 @@ class PipeView(View):
         now = time.monotonic()
         if now - self._last >= REPORT_INTERVAL:
             self._last = now
-            shown = loss if math.isfinite(loss) else None
-            say(self.stream, event="step", step=step + 1, steps=self._steps, loss=shown)
+            say(self.stream, event="step", step=step + 1, steps=self._steps)
 
 
 def say(stream: TextIO, **message: Any) -> None:

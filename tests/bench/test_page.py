@@ -120,6 +120,7 @@ def test_passages_that_changed_most_are_shown_as_text(all_suites):
     found = figures.by_document(verdicts, "tropical")
     text = page(verdicts)
     begins = [f"passage {number} &lt;b&gt;" for number in range(len(found))]
+    assert (found < 0).sum() > 5 and (found > 0).sum() == 1 and text.count('<td class="text">worse</td>') == 1
     assert begins[found.argmin()] in text and begins[found.argmax()] in text and "passage 1 <b>" not in text
 
 

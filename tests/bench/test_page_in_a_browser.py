@@ -13,6 +13,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
 
+A4 = 688
+"""Pixels between the margins of a page."""
 COLUMN = "Array.from(document.querySelector('#verdicts table').tBodies[0].rows, row => row.cells[{}].textContent)"
 CUT = """Array.from(document.querySelectorAll('main *')).filter(each => {
   const box = each.getBoundingClientRect();
@@ -81,7 +83,19 @@ def test_words_stay_legible_by_day_and_night(opened, reports):
         assert least >= 4.5
 
 
-def test_paper_shows_what_was_folded_and_repeats_headings(opened, reports, tmp_path):
+@pytest.mark.parametrize("kind", ["eleven", "matrix"])
+def test_tables_fit_on_paper_and_repeat_their_headings(opened, reports, kind):
+    opened.open(reports[kind], A4)
+    opened.call("Emulation.setEmulatedMedia", media="print")
+    opened.script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert opened.script("document.documentElement.scrollWidth") <= A4
+    wide = "Array.from(document.querySelectorAll('table'), each => each.getBoundingClientRect().width)"
+    assert max(opened.script(wide)) <= A4
+    # Chromium repeats the text of a heading on every page only where no button holds it.
+    assert opened.script("getComputedStyle(document.querySelector('th button')).display") == "contents"
+
+
+def test_paper_shows_what_was_folded(opened, reports, tmp_path):
     opened.open(reports["matrix"], 1280)
     opened.script(
         "window.seen = -1; addEventListener('beforeprint', () => "

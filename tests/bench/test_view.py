@@ -1,7 +1,6 @@
 """What a terminal and a log show of a suite: what is left out, how far it is, how long it takes, and no verdict."""
 
 import io
-import json
 import math
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ import pytest
 from outcomes import OUTCOME
 from rich.console import Console
 
-from nanochat.bench import worker
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.progress import DONE, POINTS, TRAINING, WAITING, Curve, Tally, clock
 from nanochat.bench.stages import PILOT, TUNING, VERDICT, planned_steps
@@ -201,17 +199,6 @@ def test_a_log_gets_fewer_lines_the_longer_it_takes():
     assert times[-2] - times[-3] > 100
     assert "verdict runs: 2 of 2000 runs, " in lines[3] and "suite: " in lines[3] and "left" in lines[3]
     assert lines[-1].startswith("verdict runs: 2000 of 2000 runs, 0:00 left; suite: 100%")
-
-
-def test_a_worker_tells_its_steps_and_their_loss(monkeypatch):
-    monkeypatch.setattr(worker, "REPORT_INTERVAL", 0.0)
-    stream = io.StringIO()
-    view = worker.PipeView(stream)
-    view.start(10, 0, 64)
-    view.step(0, 2.5)
-    view.step(1, math.inf)
-    told = [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()]
-    assert [(line["step"], line["steps"], line["loss"]) for line in told] == [(1, 10, 2.5), (2, 10, None)]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0, "0:00"), (59.6, "1:00"), (7325, "2:02:05")])
