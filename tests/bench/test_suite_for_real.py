@@ -119,7 +119,7 @@ def test_an_arm_that_secretly_runs_longer_is_invalid(tmp_path, store, small):
     assert not verdicts.valid
     summary = json.loads((verdicts.directory / "summary.json").read_text())
     assert summary["valid"] is False and summary["arms"][1]["verdict"] == "INVALID"
-    assert "Failed audits" in (verdicts.directory / "run.md").read_text()
+    assert "**Failed checks**" in (verdicts.directory / "run.md").read_text()
 
 
 def test_an_extra_forward_per_step_is_invalid(tmp_path, store, small):
