@@ -170,10 +170,12 @@ def _costs(verdicts: Verdicts) -> str:
     text += "a hollow dot is a baseline. Dots are means: whether two of them differ is for the verdict to say."
     if left:
         text += f" Not drawn: {plural(left, 'arm')} without comparable runs."
+    if not figures.comparable(verdicts):
+        text = "No arm has runs that may be compared, so there is nothing to draw."
     return (
         _pictures(drawn, "wide")
         + f"<p class='soft'>{escape(text)}</p>"
-        + _folded(verdicts, "The same as a table", tables.cost_table(verdicts))
+        + _folded(verdicts, "As a table", tables.cost_table(verdicts))
     )
 
 

@@ -101,16 +101,18 @@ details.part > summary { font-weight: 600; font-size: 1.02rem; }
 pre { background: var(--card); padding: .8rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font-size: .92em; } td code { white-space: pre; }
 .quiet { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (max-width: 60rem) {
+@media screen and (max-width: 60rem) {
   .forest li { grid-template-columns: minmax(0, 1fr) auto; gap: 0 .6rem; padding: .3rem 0; }
   .forest svg { grid-row: 2; grid-column: 1 / -1; } .forest .told { display: block; text-align: right; }
   .forest .told > span { display: inline; } .forest .told span span, .forest .axis > span { display: none; }
 }
-@media (max-width: 46rem) {
+@media screen and (max-width: 46rem) {
   .pictures.wide { grid-template-columns: minmax(0, 1fr); } .wide svg text { font-size: 12px; }
   th:first-child { min-width: 7.5rem; white-space: normal; overflow-wrap: break-word; }
 }
-@media (max-width: 30rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; } }
+@media screen and (max-width: 30rem) {
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
+}
 @page { size: A4; margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; } nav, .skip, th button::after { display: none; }
@@ -120,7 +122,7 @@ code { font-size: .92em; } td code { white-space: pre; }
   thead { display: table-header-group; } thead, tr { break-inside: avoid; } th { position: static !important; }
   h2, h3, summary { break-after: avoid; } details.aside { display: none; } .word { padding: 0 .3em; }
   details::details-content { content-visibility: visible; block-size: auto; opacity: 1; }
-  .forest li { grid-template-columns: 7.5rem 1fr 15.5rem; font-size: 8.5pt; }
+  .forest li { grid-template-columns: 7.5rem 1fr 16.3rem; font-size: 8.5pt; }
   .forest .told { font-size: 8pt; grid-template-columns: 6.2rem 1fr; display: grid; text-align: left; }
   .forest .told span span { display: inline; } .forest svg { height: 20px; margin: 0; }
   .pictures { grid-template-columns: repeat(3, 1fr); gap: .5rem; }

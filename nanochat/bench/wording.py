@@ -178,7 +178,13 @@ def _names(arms: Sequence[ArmVerdict]) -> str:
 def reservations(verdicts: Verdicts) -> list[str]:
     """What a reader must know before believing the headline: one sentence each, the gravest first."""
     arms = verdicts.arms
-    found = [f"{arm.label} is INVALID: {arm.note}." for arm in arms if arm.verdict == "INVALID"]
+    bases = {arm.label for arm in arms if not arm.against and arm.verdict == "INVALID"}
+    found = [f"{arm.label}, a baseline, is INVALID: {arm.note}." for arm in arms if arm.label in bases]
+    found += [
+        f"{arm.label} is INVALID: {arm.note}."
+        for arm in arms
+        if arm.verdict == "INVALID" and arm.against and arm.against not in bases
+    ]
     found += [f"{arm.label} is UNSTABLE: {arm.note}." for arm in arms if arm.verdict == "UNSTABLE"]
     found += [f"{arm.label}: {FLAG_MEANINGS[flag]}." for arm in arms for flag in arm.flags]
     found += [

@@ -115,6 +115,14 @@ def test_troubled_arms_are_named_at_the_top_and_kept_off_the_fronts(all_suites):
     assert "Not drawn: 3 arms without comparable runs." in page(verdicts)
 
 
+def test_a_baseline_that_failed_is_named_once(all_suites):
+    top, _, rest = page(all_suites["barred"]).partition("<nav")
+    assert re.findall(r"<li>(.*?)</li>", top) == [
+        "standard, a baseline, is INVALID: seed 0: used 1.300 of the budget, need 1 +- 0.005."
+    ]
+    assert "nothing to draw" in rest and "<b>Loss against" not in rest
+
+
 def test_passages_that_changed_most_are_shown_as_text(all_suites):
     verdicts = all_suites["two"]
     found = figures.by_document(verdicts, "tropical")

@@ -89,6 +89,8 @@ def test_tables_fit_on_paper_and_repeat_their_headings(opened, reports, kind):
     opened.call("Emulation.setEmulatedMedia", media="print")
     opened.script("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert opened.script("document.documentElement.scrollWidth") <= A4
+    rows = "document.querySelector('.forest li').getBoundingClientRect().height"
+    assert opened.script(rows) < 30  # one line an arm, as at a desk
     wide = "Array.from(document.querySelectorAll('table'), each => each.getBoundingClientRect().width)"
     assert max(opened.script(wide)) <= A4
     # Chromium repeats the text of a heading on every page only where no button holds it.
