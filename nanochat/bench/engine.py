@@ -359,11 +359,8 @@ class Suite:
             self._stage(executor, judge, EQUAL_TIME, planned)
 
     def passages(self) -> tuple[str, ...]:
-        """How each held-out passage begins, on one line."""
-        texts = (
-            passage[:OPENING].decode(errors="ignore") for passage in self._datasets[self.plan.data].eval_set.passages
-        )
-        return tuple(" ".join(text.split()) for text in texts)
+        """How each held-out passage begins."""
+        return tuple(map(opening, self._datasets[self.plan.data].eval_set.passages))
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers depend on besides the configuration."""
@@ -388,6 +385,17 @@ def _overlap(dataset: Dataset) -> dict[str, Any]:
         "held_out": asdict(manifest.overlap),
         "evaluation": asdict(dataset.overlap),
     }
+
+
+def opening(passage: bytes) -> str:
+    """How a passage begins, on one line; what cannot be printed is a dot.
+
+    Example:
+        >>> opening(b"def f():\\n    return 1")
+        'def f(): return 1'
+    """
+    text = " ".join(passage[:OPENING].decode(errors="ignore").split())
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from made_suites import EFFECTS, Truth, made, suites
 
 from nanochat.bench import figures
 from nanochat.bench.chart import Chart, around, doublings, round_numbers, tick_texts
+from nanochat.bench.engine import opening
 from nanochat.bench.figures import COSTS, comparable, on_front
 from nanochat.bench.page import page
 from nanochat.bench.report import markdown
@@ -130,6 +131,19 @@ def test_passages_that_changed_most_are_shown_as_text(all_suites):
     begins = [f"passage {number} &lt;b&gt;" for number in range(len(found))]
     assert (found < 0).sum() > 5 and (found > 0).sum() == 1 and text.count('<td class="text">worse</td>') == 1
     assert begins[found.argmin()] in text and begins[found.argmax()] in text and "passage 1 <b>" not in text
+
+
+def test_the_opening_of_a_passage_is_one_printable_line():
+    shown = opening("a\n\tb\x00c\u202ed".encode() + "é".encode()[:1])
+    assert shown == "a b·c·d" and len(opening(b"x" * 1000)) == 70
+
+
+@pytest.mark.parametrize(
+    ("match", "said"), [("params", ", and parameters"), ("time", "seconds, those that 10¹¹ operat")]
+)
+def test_what_arms_have_in_common_is_said(match, said):
+    text = page(made(arms=("standard", "tropical"), match=match))
+    assert said in text and Document(text).faults == []
 
 
 def test_a_summary_for_pull_requests_is_a_table_and_folds_when_long(all_suites):
