@@ -1,4 +1,7 @@
-"""Reports as a person meets them: in a window, on a phone at night, by keyboard, on paper."""
+"""Reports as a person meets them: in a window, on a phone at night, by keyboard, on paper.
+
+Pictures of them stay in pytest's folder (``--basetemp DIR``), to be looked at.
+"""
 
 import re
 
@@ -37,13 +40,14 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     for kind, verdicts in suites().items():
         (folder / f"{kind}.html").write_text(page(verdicts), encoding="utf-8")
-    return {path.stem: path for path in folder.iterdir()}
+    return {path.stem: path for path in folder.glob("*.html")}
 
 
 @pytest.mark.parametrize("kind", ["two", "eleven", "matrix", "troubled", "barred", "undecided", "smoke"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
 def test_nothing_is_cut_complains_or_asks_the_network(opened, reports, kind, width, scheme):
     opened.open(reports[kind], width, scheme=scheme)
+    opened.picture(reports[kind].with_name(f"{kind}-{width}.png"))
     opened.script("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert opened.errors == [] and {address[:5] for address in opened.requests} <= {"file:", "data:"}
     assert opened.script("document.documentElement.scrollWidth") <= width
