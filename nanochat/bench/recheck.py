@@ -1,14 +1,16 @@
 r"""A second opinion on a finished run, from its weights alone.
 
 The trainer reports a score; this module does not take its word. It builds the planned model afresh, loads what the run
-left, and asks three questions:
+left, and asks four questions:
 
 - **score**: a few held-out documents, scored here in windows of the planned length, against what the run reported;
 - **causality**: :math:`\max |\ell_t(x) - \ell_t(x')|` over positions t before the first token in which x and x' differ;
+- **training text**: the losses of the last steps, as they were reported, against those of the final weights on the
+  batches that were planned for these steps; they rise and fall together if these batches were read;
 - **size**: the parameters that lie in the file.
 
-A longer context, other text, a mixer that sees the next token or a bigger model would make an arm win for the wrong
-reason; each is seen here even if the trainer's own numbers agree with each other.
+A longer context, other text to score or to learn from, a mixer that sees the next token or a bigger model would make an
+arm win for the wrong reason; each is seen here even if the trainer's own numbers agree with each other.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 DOCUMENTS = 8
 """Held-out documents that are scored again, chosen by the run's key."""
 
+REPLAYED = 32
+"""Last training steps whose losses are compared."""
+
 CUTS = 8
 """Places after which the future is changed."""
 
@@ -51,6 +56,7 @@ class Recheck:
             as they follow from the reported nats and the frozen set's bytes.
         leak: largest change of a logit before the first changed token.
         weights: parameters in the file.
+        replayed: correlation of the last reported training losses with ours.
         unchecked: why none of this could be found out; empty if it could.
     """
 
@@ -58,6 +64,7 @@ class Recheck:
     leak: float | None = None
     weights: int | None = None
     unchecked: str = ""
+    replayed: float | None = None
 
 
 def recheck(key: str, run: RunConfig, result: TrainResult, directory: Path, dataset: Dataset) -> Recheck:
@@ -92,9 +99,10 @@ def recheck(key: str, run: RunConfig, result: TrainResult, directory: Path, data
         chosen = sorted(rng.choice(count, size=min(DOCUMENTS, count), replace=False).tolist())
         rescored = _rescored(model, precision, chosen, result, dataset)
         leak = leakage(model, [_tokens(dataset, document) for document in chosen], rng)
+        replayed = _replayed(model, precision, run, result.loss_curve, dataset)
     if not (math.isfinite(rescored) and math.isfinite(leak)):
         return Recheck(weights=weights, unchecked="its weights give numbers that are not finite")
-    return Recheck(rescored, leak, weights)
+    return Recheck(rescored, leak, weights, replayed=replayed)
 
 
 def _weights(directory: Path, run: RunConfig) -> dict[str, Tensor]:
@@ -140,6 +148,21 @@ def score(model: GPT, tokens: np.ndarray, precision: Precision) -> float:
         chosen = torch.from_numpy(targets).to(model.device)
         nats -= float(logits.double().log_softmax(-1).gather(-1, chosen[..., None]).sum())
     return nats
+
+
+def _replayed(model: GPT, precision: Precision, run: RunConfig, reported: Sequence[float], dataset: Dataset) -> float:
+    """Correlation over the last steps; 0 where the losses do not vary, as those of real text do."""
+    loader = dataset.loader(run.train.batch_size, run.model.sequence_len, run.train.seed)
+    first = max(0, len(reported) - REPLAYED)
+    ours = []
+    for step in range(first, len(reported)):
+        batch = (torch.from_numpy(np.ascontiguousarray(array)).to(model.device) for array in loader.batch(step))
+        with precision.autocast():
+            ours.append(float(model(*batch)))
+    theirs = np.asarray(reported[first:], dtype=np.float64)
+    if len(ours) < 2 or not (np.std(ours) > 0 and theirs.std() > 0):
+        return 0.0
+    return float(np.corrcoef(ours, theirs)[0, 1])
 
 
 def leakage(model: GPT, documents: Sequence[np.ndarray], rng: np.random.Generator) -> float:

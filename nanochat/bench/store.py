@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Outcome:
         loss_curve: [step, loss in nats] pairs.
         document_nats, document_bytes: per held-out document.
         data_hash, tokenizer_hash, eval_hash: of what the run itself read.
-        rescored, leak, weights, unchecked: what its weights say, see :class:`nanochat.bench.recheck.Recheck`.
+        rescored, leak, weights, unchecked, replayed: what its weights say, see :class:`nanochat.bench.recheck.Recheck`.
     """
 
     bpb: float | None
@@ -68,6 +68,7 @@ class Outcome:
     leak: float | None
     weights: int | None
     unchecked: str
+    replayed: float | None = None  # runs that were finished before it was asked for have none
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -106,10 +107,10 @@ class Store:
             content = json.loads((self.directory(key) / RESULT).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        names = {item.name for item in fields(Outcome)}
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA or not names <= content.keys():
+        needed = {item.name for item in fields(Outcome) if item.default is MISSING}
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA or not needed <= content.keys():
             return None
-        return Outcome(**{name: content[name] for name in names})
+        return Outcome(**{item.name: content[item.name] for item in fields(Outcome) if item.name in content})
 
     def clear(self, key: str) -> Path:
         """An empty folder for the run; what an interrupted attempt left is removed. Hold the lease."""

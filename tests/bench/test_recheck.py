@@ -50,6 +50,7 @@ def test_an_honest_run_agrees_with_its_weights(plan, trained, label):
     planned, result, directory, dataset = trained(label)
     found = recheck(KEY, planned, result, directory, dataset)
     assert found.rescored is not None and 0 <= found.rescored < 1e-6
+    assert found.replayed is not None and found.replayed > 0.9
     assert found.leak == 0.0 and found.weights == result.parameters and not found.unchecked
     assert faults(plan, planned, result, dataset, found, label) == []
 
@@ -133,3 +134,21 @@ def test_what_a_recheck_finds_is_kept_whole(plan, trained):
     found = recheck(KEY, planned, result, directory, dataset)
     kept = outcome_of(result, dataset, found)
     assert all(getattr(kept, item.name) == getattr(found, item.name) for item in fields(Recheck))
+
+
+def test_a_run_that_read_other_batches_is_known_by_its_losses(plan, trained):
+    """Only the losses are reported from elsewhere; weights and scores are honest."""
+    planned, result, directory, dataset = trained(steps=4 * STEPS)
+    shifted = replace(result, loss_curve=[*result.loss_curve[7:], *result.loss_curve[:7]])
+    found = recheck(KEY, planned, shifted, directory, dataset)
+    assert found.replayed is not None and found.replayed < 0.6
+    (fault,) = faults(plan, planned, shifted, dataset, found)
+    assert "not those of the planned batches" in fault
+    constant = recheck(KEY, planned, replace(result, loss_curve=[3.0] * result.steps), directory, dataset)
+    assert constant.replayed == 0.0
+
+
+def test_a_run_that_was_finished_before_the_question_arose_stays_valid(plan, trained):
+    planned, result, directory, dataset = trained()
+    found = replace(recheck(KEY, planned, result, directory, dataset), replayed=None)
+    assert faults(plan, planned, result, dataset, found) == []

@@ -42,6 +42,19 @@ def test_what_is_not_a_result_counts_as_missing(tmp_path, content):
     assert store.load(KEY) is None
 
 
+def test_a_result_from_before_a_number_was_asked_for_is_read_without_it(tmp_path):
+    store = Store(tmp_path)
+    path = store.clear(KEY) / RESULT
+    store.commit(KEY, OUTCOME, {"seed": 1})
+    content = json.loads(path.read_text())
+    del content["replayed"]
+    path.write_text(json.dumps(content))
+    assert store.load(KEY) == OUTCOME and OUTCOME.replayed is None
+    del content["leak"]
+    path.write_text(json.dumps(content))
+    assert store.load(KEY) is None
+
+
 def test_an_interrupted_attempt_is_cleared_away(tmp_path):
     store = Store(tmp_path)
     (store.clear(KEY) / "metrics.jsonl").write_text("half a line")

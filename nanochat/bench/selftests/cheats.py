@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nanochat.bench.audit import audit
@@ -128,6 +129,20 @@ def _training_text(run: RunConfig, text: Dataset) -> tuple[RunConfig, Dataset]:
     return run, replace(text, eval_set=texts)
 
 
+def _held_out_text(run: RunConfig, text: Dataset) -> tuple[RunConfig, Dataset]:
+    """Learns by heart what it will be asked, and calls it by the name of the right text."""
+    passages = [text.tokenizer.encode(passage) for passage in text.eval_set.passages]
+    documents = [np.array([text.tokenizer.bos, *passage], dtype=text.train_tokens.dtype) for passage in passages]
+    offsets = np.cumsum([0, *map(len, documents)]).astype(text.train_offsets.dtype)
+    return run, replace(text, train_tokens=np.concatenate(documents), train_offsets=offsets)
+
+
+def more_steps(run: RunConfig, text: Dataset) -> tuple[RunConfig, Dataset]:
+    """A run of 1.3 times the length, schedule and all: what it buys is real."""
+    assert run.train.max_steps is not None
+    return replace(run, train=replace(run.train, max_steps=round(1.3 * run.train.max_steps))), text
+
+
 def _wider(run: RunConfig, text: Dataset) -> tuple[RunConfig, Dataset]:
     return replace(run, model=replace(run.model, mlp_ratio=2 * run.model.mlp_ratio)), text
 
@@ -151,10 +166,12 @@ def _another_text(run: RunConfig, text: Dataset) -> tuple[RunConfig, Dataset]:
 CHEATS = (
     Cheat("an extra forward pass per step", tampered(extra_forward), "of the ledger's operations"),
     Cheat("an uncharged Hessian product per step", tampered(hessian_product), "of the ledger's operations"),
-    Cheat("1.3 times the budget", tampered(longer), "of the budget"),
+    Cheat("13 steps where 10 were planned", tampered(longer), "of the budget"),
+    Cheat("a run that is 1.3 times as long", retold(more_steps), "of the budget"),
     Cheat("a bigger hidden size", retold(_wider), "parameters, planned"),
     Cheat("another seed than planned", retold(_another_seed), "checkpoint of configuration"),
     Cheat("another training text", retold(_another_text), "read another training text"),
+    Cheat("trained on held-out text", retold(_held_out_text), "not those of the planned batches"),
     Cheat("scored on training text", retold(_training_text), "score otherwise than reported"),
     Cheat("a longer context at evaluation", retold(_longer_context), "score otherwise than reported"),
     Cheat("a mixer that sees the next token", train, "a later token moves an earlier logit", leaking),

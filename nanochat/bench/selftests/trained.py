@@ -19,7 +19,7 @@ from scipy import stats
 
 from nanochat.bench.executor import InProcess, Results
 from nanochat.bench.jobs import Failure
-from nanochat.bench.selftests.cheats import longer, tampered
+from nanochat.bench.selftests.cheats import more_steps, retold
 from nanochat.bench.selftests.finding import Bench, Measure, Told, yes
 from nanochat.bench.selftests.laboratory import BASE, Laboratory, paired, scores
 from nanochat.bench.selftests.synthetic import ALPHA, document_level
@@ -173,7 +173,7 @@ def _bought(laboratory: Laboratory, seeds: Sequence[int]) -> list[Measure]:
     base = [laboratory.job(BASE, seed) for seed in seeds]
     ours = [laboratory.job("bought", seed) for seed in seeds]
     found: Results = laboratory.train("baseline", base)
-    dishonest = InProcess(laboratory.store, laboratory.bench.observer, tampered(longer))
+    dishonest = InProcess(laboratory.store, laboratory.bench.observer, retold(more_steps))
     found |= laboratory.suite.obtain("1.3 budgets", ours, dishonest)
     verdict = laboratory.judged({BASE: paired(base, found), "bought": paired(ours, found)})["bought"]
     gained = float(np.mean(scores(ours, found))) - float(np.mean(scores(base, found)))
