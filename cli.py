@@ -398,7 +398,7 @@ def perform_all(jobs: int | None, common: dict[str, Any], **asked: Any) -> list[
     from demos.pool import Pool, Request
     from demos.registry import ready
     from demos.result import DemoConfig
-    from nanochat.bench.executor import physical_cores
+    from nanochat.bench.crew import physical_cores
 
     configs = [DemoConfig(name=name, **common) for name in ready()]
     cores = physical_cores()

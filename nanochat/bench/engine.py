@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat.architecture import plan as architecture_plan
-from nanochat.bench.executor import Executor, InProcess, Workers, physical_cores
-from nanochat.bench.jobs import Failure, Job, Trainer, dataset_of
+from nanochat.bench.crew import Crew, physical_cores
+from nanochat.bench.executor import Executor, InProcess, Workers
+from nanochat.bench.jobs import Failure, Job, Trainer, code_of, dataset_of
 from nanochat.bench.observe import Observer
 from nanochat.bench.stages import (
     CONFIRMATION,
@@ -35,8 +35,6 @@ from nanochat.bench.store import Outcome, Store, key_of
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare, run_facts
 from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, search
 from nanochat.config import ConfigError, RunConfig, SuiteConfig
-from nanochat.optim import OPTIMIZERS
-from nanochat.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from nanochat.bench.judge import Judge
@@ -49,13 +47,16 @@ OPENING = 70
 Results = Mapping[str, Outcome | Failure]
 
 
-def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer | None = None) -> Verdicts:
+def run(
+    config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer | None = None, crew: Crew | None = None
+) -> Verdicts:
     """Compare the arms of a suite at equal operations.
 
     Args:
         config: what is compared, and how.
         view: hears of progress.
         trainer: trains in this process instead of ``nanochat.train.run`` in workers; for tests that tamper.
+        crew: its workers, ``config.jobs`` of them; processes of this machine if None.
 
     Raises:
         ConfigError: a fault of the design, found before anything heavy is imported.
@@ -65,7 +66,8 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     begin = time.monotonic()
     observer = view or Observer()
     plan = prepare(config)
-    _find_device(plan)
+    if crew is None:  # another machine may have the GPU that this one lacks
+        _find_device(plan)
     directory, store = _places(plan)
     from nanochat.bench.judge import Judge  # numpy and scipy: not before the design is accepted
     from nanochat.bench.verdicts import Verdicts
@@ -74,7 +76,7 @@ def run(config: SuiteConfig, *, view: Observer | None = None, trainer: Trainer |
     observer.planned(plan)
     try:
         suite = Suite(plan, store, observer)
-        with _executor(suite, trainer) as executor:
+        with _executor(suite, trainer, crew) as executor:
             forecast = suite.preflight(executor)
             tuned = suite.tune(executor)
             judge = Judge(suite.plan, suite.data_hashes)
@@ -112,10 +114,10 @@ def _core_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
     return sum(outcome.cpu_seconds for outcome in every.values() if not isinstance(outcome, Failure))
 
 
-def _executor(suite: Suite, trainer: Trainer | None) -> AbstractContextManager[Executor]:
+def _executor(suite: Suite, trainer: Trainer | None, crew: Crew | None) -> AbstractContextManager[Executor]:
     if trainer is not None:
         return nullcontext(InProcess(suite.store, suite.observer, trainer))
-    return Workers(suite.store, suite.observer, _workers(suite.plan.config))
+    return Workers(suite.store, suite.observer, _workers(suite.plan.config), crew)
 
 
 def _workers(config: SuiteConfig) -> int:
@@ -170,7 +172,10 @@ class Suite:
         self.others = {label: [] for label in self.plan.labels}
         vocabulary = self.plan.models[self.plan.baseline.label].vocab_size
         self._datasets = {data: dataset_of(data, vocabulary) for data in (self.plan.data, self.plan.tuning_data)}
-        self._code = {arm.label: _code_hash(self.plan, arm.label) for arm in self.plan.arms}
+        self._code = {label: self._code_of(label) for label in self.plan.labels}
+
+    def _code_of(self, label: str) -> str:
+        return code_of(self.plan.run_config(label, 0, self.plan.centre(label), 1, tuning=True))
 
     @property
     def data_hashes(self) -> dict[str, str]:
@@ -410,13 +415,3 @@ def _duration(seconds: float) -> str:
 
 def _loss(outcome: Outcome | Failure) -> float:
     return math.inf if isinstance(outcome, Failure) or outcome.bpb is None else outcome.bpb
-
-
-def _code_hash(plan: SuitePlan, label: str) -> str:
-    """Of the trainer and of the mechanisms, optimizer and schedule that this arm names."""
-    from nanochat.bench.code import code_hash
-
-    arm = plan.arm(label)
-    built = architecture_plan(plan.models[label])
-    records = (built.block, *built.mixers, OPTIMIZERS.get(arm.optimizer), SCHEDULES.get(arm.scheduler))
-    return code_hash(["nanochat.train", *(record.module for record in records)])

@@ -219,7 +219,7 @@ class Index:
             return False
         with self.store.lease(directory.name) as held:
             latest = max((path.stat().st_mtime for path in (directory, *directory.rglob("*"))), default=0.0)
-            return held and time.time() - latest > ABANDONED_SECONDS
+            return held is not None and time.time() - latest > ABANDONED_SECONDS
 
 
 def used_keys(reports: Path) -> set[str]:

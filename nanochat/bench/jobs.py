@@ -15,6 +15,7 @@ from nanochat.config import DataConfig, GPTConfig, OptimConfig, RunConfig, Train
 from nanochat.registry import Record
 
 if TYPE_CHECKING:
+    from nanochat.bench.lease import Lease
     from nanochat.bench.recheck import Recheck
     from nanochat.console import View
     from nanochat.data import Dataset
@@ -95,19 +96,43 @@ def execute(key: str, run: RunConfig, facts: Mapping[str, Any], store: Store, tr
     Returns:
         False when another process holds the lease; its result will appear.
     """
-    with store.lease(key) as held:
-        if not held:
+    with store.lease(key) as lease:
+        if lease is None:
             return False
         if store.load(key) is None:
-            from nanochat.bench.recheck import recheck  # torch: not in a driver, which reads this module too
-
-            directory = store.clear(key)
-            dataset = dataset_of(run.data, run.model.vocab_size)
-            result = train(run, directory=directory / "run", dataset=dataset, view=view)
-            checked = recheck(key, run, result, directory / "run", dataset)
-            store.commit(key, outcome_of(result, dataset, checked), facts)
-            _drop_checkpoints(directory)
+            perform(lease, run, facts, store, train, view)
     return True
+
+
+def perform(lease: Lease, run: RunConfig, facts: Mapping[str, Any], store: Store, train: Trainer, view: View) -> None:
+    """Train and commit the run whose lease is in hand.
+
+    Raises:
+        Lost: another process has taken the lease meanwhile and trains the run: nothing is committed.
+    """
+    from nanochat.bench.recheck import recheck  # torch: not in a driver, which reads this module too
+
+    key = lease.key
+    directory = store.clear(key)
+    dataset = dataset_of(run.data, run.model.vocab_size)
+    result = train(run, directory=directory / "run", dataset=dataset, view=view)
+    checked = recheck(key, run, result, directory / "run", dataset)
+    lease.check()
+    store.commit(key, outcome_of(result, dataset, checked), facts)
+    _drop_checkpoints(directory)
+
+
+def code_of(run: RunConfig) -> str:
+    """Hash of the trainer and of the mechanisms, optimizer and schedule that a run names."""
+    from nanochat.architecture import plan
+    from nanochat.bench.code import code_hash
+    from nanochat.optim import OPTIMIZERS
+    from nanochat.schedule import SCHEDULES
+
+    built = plan(run.model)
+    named = OPTIMIZERS.get(run.model.optimizer_type), SCHEDULES.get(run.optim.scheduler_type)
+    records = (built.block, *built.mixers, *named)
+    return code_hash(["nanochat.train", *(record.module for record in records)])
 
 
 @cache

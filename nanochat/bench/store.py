@@ -1,16 +1,14 @@
 """Finished runs, kept under the hash of everything that decides their numbers.
 
 ``<store>/ab/abcd.../result.json`` is written last and by rename: where it exists the run is done, where it does not the
-run never happened. Two drivers may share a store; a lease (``flock``) keeps them from training the same run twice, and
-the kernel releases it when its holder dies.
+run never happened. Any number of suites and workers may share a store; a lease (:mod:`nanochat.bench.lease`) keeps them
+from training the same run twice.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nanochat.bench.lease import LEASE_SECONDS, Lease, Leases
 from nanochat.config import ConfigError
 from nanochat.record import write_json
 
@@ -82,13 +81,16 @@ class Store:
 
     Args:
         root: made if it is not there.
+        host: see :class:`nanochat.bench.lease.Leases`.
+        lease_seconds: after which a worker that is silent counts as lost.
 
     Raises:
         ConfigError: the folder cannot be written to.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, host: str | None = None, lease_seconds: float = LEASE_SECONDS):
         self.root = root
+        self.leases = Leases(root / "leases", host, lease_seconds)
         try:
             (root / "leases").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -127,15 +129,11 @@ class Store:
         write_json(directory / RESULT, {"schema": SCHEMA, "key": key, **asdict(outcome)})
 
     @contextmanager
-    def lease(self, key: str) -> Iterator[bool]:
-        """Hold the right to train this run; yields False at once when another process has it."""
-        descriptor = os.open(self.root / "leases" / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-        finally:
-            os.close(descriptor)
+    def lease(self, key: str) -> Iterator[Lease | None]:
+        """Hold the right to train this run; yields None at once when another process has it."""
+        lease = self.leases.take(key)
+        if lease is None:
+            yield None
+            return
+        with lease:
+            yield lease

@@ -65,7 +65,7 @@ def test_one_lease_at_a_time_and_none_after_its_holder_is_killed(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from nanochat.bench.store import Store\n"
         f"with Store(Path({str(tmp_path)!r})).lease({KEY!r}) as held:\n"
-        "    print(held, flush=True); time.sleep(60)"
+        "    print(held is not None, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline().strip() == "True"

@@ -28,10 +28,9 @@ SMALL = Preset(7.5e8, 2, 1)
 
 @pytest.fixture
 def small(monkeypatch):
-    """The least that still is a suite: few steps, three learning rates, one hash whatever is edited meanwhile."""
+    """The least that still is a suite: few steps, three learning rates."""
     monkeypatch.setitem(suites.PRESETS, "smoke", SMALL)
     monkeypatch.setattr(tuning, "MAX_EXTENSIONS", 0)
-    monkeypatch.setattr(engine, "_code_hash", lambda plan, label: "code")
 
 
 @pytest.fixture(scope="session")
