@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,65 @@ def test_kernel_mode(phase, hard):
 def test_trie_mode():
     module = made(mode="trie")
     assert_twins(module, module.route, maths.trie_attention, "train")
+
+
+def head_vectors(length: int) -> list[torch.Tensor]:
+    random = np.random.default_rng(length)
+    shapes = [(HEADS, length, DIM), (KV_HEADS, length, DIM), (KV_HEADS, length, DIM)]
+    return [torch.from_numpy(random.standard_normal((1, *shape))) for shape in shapes]
+
+
+def trie_twin(module):
+    return jax_heads(maths.trie_attention, module.sharpness, module.growth)
+
+
+def test_trie_mode_continued():
+    """Token by token and in chunks: each token walks the tree of those before it, which is all that the cache keeps."""
+    module = made(mode="trie")
+    q, k, v = head_vectors(29)
+    leaves = [*(x[0] for x in (q, k, v)), module.digit.weight, module.level]
+    want = jax.jit(trie_twin(module))(*(jnp.asarray(x.detach().numpy()) for x in leaves))
+    for cuts in (range(30), (0, 22, 23, 29)):
+        with torch.no_grad():
+            cache = module.init_cache(1, 29, q.device, q.dtype)
+            pieces = [module.route(*(x[:, :, a:b] for x in (q, k, v)), cache) for a, b in pairwise(cuts)]
+        np.testing.assert_allclose(torch.cat(pieces, 2)[0].numpy(), want, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("phase", ["decode", "chunk"])
+def test_gradients_of_trie_mode_continued(phase):
+    """Of new keys, new values and levels. A query's digits get theirs from new tokens only: sums of the past are data.
+
+    Nor does the past give the digit map any, which is why it is not compared here.
+    """
+    new, length = SHAPES[phase]
+    cut = length - new
+    module = made(mode="trie")
+    q, k, v = head_vectors(length)
+    with torch.no_grad():
+        cache = module.init_cache(1, length, q.device, q.dtype)
+        module.route(*(x[:, :, :cut] for x in (q, k, v)), cache)
+    late = [x[:, :, cut:].clone().requires_grad_() for x in (q, k, v)]
+    got = module.route(*late, cache)[0]
+    cotangent = torch.from_numpy(np.random.default_rng(0).standard_normal(got.shape))
+    gradients = torch.autograd.grad(got, (*late[1:], module.level), cotangent)
+
+    def twin(k_late, v_late, level):
+        early = [x[0, :, :cut].numpy() for x in (k, v)]
+        keys, values = (jnp.concatenate(pair, 1) for pair in zip(early, (k_late, v_late), strict=True))
+        return trie_twin(module)(q[0].numpy(), keys, values, module.digit.weight.detach().numpy(), level)[:, cut:]
+
+    point = [x.detach()[0].numpy() for x in late[1:]] + [module.level.detach().numpy()]
+
+    @jax.jit
+    def value_and_pullback(point, cotangent):
+        value, pull = jax.vjp(twin, *point)
+        return value, pull(cotangent)
+
+    want, pulled = value_and_pullback(point, cotangent.numpy())
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=0, atol=TOLERANCE)
+    for name, one, other in zip(("k", "v", "level"), gradients, pulled, strict=True):
+        np.testing.assert_allclose(one.numpy().reshape(other.shape), other, rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 def test_another_estimator_for_the_digits_is_caught():
