@@ -178,3 +178,14 @@ def test_equal_arms_and_planted_effects_pass(bench, monkeypatch):
     monkeypatch.setattr(trained, "ROUNDS", 4)
     assert failed(trained.equal_arms(bench)) == set()
     assert failed(trained.planted_effects(bench)) == set()
+
+
+def test_the_command_says_what_it_found(mgr, tmp_path):
+    done = mgr("selftest", "--only", "golden verdicts", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert said["schema"] == "mgr.selftest.v1" and said["badge"].startswith("self-tests 1/9 passed on ")
+    assert [entry["name"] for entry in said["findings"]] == ["golden verdicts"]
+    assert (tmp_path / "artifacts" / "bench" / FILE).is_file()
+    wrong = mgr("selftest", "--only", "golden")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("mgr: unknown --only 'golden'")
