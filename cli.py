@@ -9,10 +9,9 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -32,7 +31,9 @@ from cli_view import (
     render_site,
     render_summary,
     render_verdicts,
+    suite_options,
     waiting,
+    with_options,
     working,
 )
 from nanochat.tables import table as plain_table
@@ -56,6 +57,7 @@ app.add_typer(cli_runs.app, name="runs")
 app.command()(cli_runs.regressions)
 app.command()(cli_runs.compare)
 app.command()(cli_study.selftest)
+app.command()(cli_study.ablate)
 
 Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
@@ -64,40 +66,6 @@ Iterations = Annotated[int | None, typer.Option(help="Cap on the training iterat
 Debug = Annotated[bool, typer.Option("--debug", help="Stop at the first NaN and show where it arose.")]
 Plots = Annotated[Path | None, typer.Option(help="Write the figures into this folder.")]
 PlotsFormat = Annotated[Literal["png", "svg"] | None, typer.Option(help="Of the figures (default: png).")]
-
-
-def with_options(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Replace the ``**given`` of a command by real options, so that no option is written down twice."""
-
-    def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        signature = inspect.Signature([*named, *parameters])
-        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect's documented hook
-        command.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
-        return command
-
-    return decorate
-
-
-def suite_options() -> Iterable[inspect.Parameter]:
-    """One option per field of the suite's configuration; ``None`` means not given, so that presets can fill it."""
-    from nanochat.config import SuiteConfig
-
-    kinds = get_type_hints(SuiteConfig)
-    for item in fields(SuiteConfig):
-        flag = item.metadata["flag"] or item.name.replace("_", "-")
-        flags = (f"-{flag}", f"--{item.name.rstrip('s')}") if len(flag) == 1 else (f"--{flag}",)
-        kind = kinds[item.name]
-        if bool in (kind, *get_args(kind)):
-            flags = (f"--{flag}/--no-{flag}",)
-        default = "" if item.default in (None, MISSING) else item.default
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        about = " ".join([item.metadata["help"], *([f"[{item.metadata['unit']}]"] if item.metadata["unit"] else [])])
-        about += f"; one of {', '.join(item.metadata['choices'])}" if item.metadata["choices"] else ""
-        option = typer.Option(None, *flags, help=f"{about} (default: {shown})" if shown else about, show_default=False)
-        kind = list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
-        yield inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 
 
 def demo_options() -> Iterable[inspect.Parameter]:

@@ -1,13 +1,14 @@
-"""`mgr selftest`: is the engine itself to be trusted?"""
+"""`mgr selftest`, `mgr ablate`: is the engine itself to be trusted, and which knob of a mechanism matters?"""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli_view import FOUND_A_FAILURE, AsJson, emit
+from cli_view import FOUND_A_FAILURE, AsJson, console, emit, suite_options, with_options
 from nanochat.tables import table as plain_table
 
 if TYPE_CHECKING:
@@ -66,3 +67,44 @@ def _bounds(low: float, high: float) -> str:
     if high == float("inf"):
         return f"at least {low:.3g}"
     return f"at most {high:.3g}" if low == -float("inf") else f"{low:.3g} to {high:.3g}"
+
+
+@with_options(suite_options(without=("arms", "baseline", "attention_patterns", "looks")))
+def ablate(
+    mechanism: Annotated[str, typer.Argument(help="An attention type that `mgr list` shows.", metavar="MECHANISM")],
+    factor: Annotated[
+        list[str] | None,
+        typer.Option("--factor", help="A knob and its values, the baseline's first; repeatable.", metavar="KNOB=a,b"),
+    ] = None,
+    as_json: AsJson = False,
+    **given: Any,
+) -> int:
+    """Which knobs of a mechanism matter? Every combination trained and tuned alike; main effects and interactions."""
+    from nanochat.bench.factors import design, forecast
+
+    chosen = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
+    asked = design(mechanism, factor or (), {key: x for key, x in chosen.items() if x not in (None, ())})
+    from nanochat.bench.factorial import contrasts
+
+    if not any(contrast.estimable for contrast in contrasts(asked.factors, asked.cells)):
+        from nanochat.config import ConfigError
+
+        why = next(iter(asked.refused.values()))
+        raise ConfigError([f"--factor: got a design that can tell no effect, need values that go together: {why}"])
+    for line in forecast(asked):
+        typer.echo(line, err=as_json)
+    from nanochat.bench.ablation import HEADINGS, combinations_of, document, row, run, sentences
+    from nanochat.bench.view import LiveSuite, PlainSuite
+
+    out = console(stderr=as_json)
+    found = run(asked, LiveSuite(out) if out.is_terminal else PlainSuite(lambda line: typer.echo(line, err=as_json)))
+    if as_json:
+        emit(document(found))
+    else:
+        rows = [row(effect) for effect in found.effects]
+        shown = len(HEADINGS) - (not any(cells[-1] for cells in rows))  # without notes, no column for them
+        typer.echo("\n" + plain_table(HEADINGS[:shown], [cells[:shown] for cells in rows]))
+        typer.echo("\n" + plain_table(("combination", "verdict", "bpb", "Δ bpb"), combinations_of(found)))
+        typer.echo("\n" + "\n".join(textwrap.fill(sentence, 80) for sentence in sentences(found)))
+        typer.echo(f"\n{found.verdicts.directory / 'ablation.html'}")
+    return 0 if found.verdicts.valid else FOUND_A_FAILURE

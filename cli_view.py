@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -217,3 +219,37 @@ def render_checks(checks: list[Check]) -> None:
     for item in checks:
         rows.add_row(item.name, Text(item.status, style[item.status]), Text(item.found), Text(item.advice))
     console().print(rows)
+
+
+def with_options(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Replace the ``**given`` of a command by real options, so that no option is written down twice."""
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        signature = inspect.Signature([*named, *parameters])
+        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect's documented hook
+        command.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
+        return command
+
+    return decorate
+
+
+def suite_options(without: tuple[str, ...] = ()) -> Iterable[inspect.Parameter]:
+    """One option per field of the suite's configuration; ``None`` means not given, so that presets can fill it."""
+    from nanochat.config import SuiteConfig
+
+    kinds = get_type_hints(SuiteConfig)
+    for item in (item for item in fields(SuiteConfig) if item.name not in without):
+        flag = item.metadata["flag"] or item.name.replace("_", "-")
+        flags = (f"-{flag}", f"--{item.name.rstrip('s')}") if len(flag) == 1 else (f"--{flag}",)
+        kind = kinds[item.name]
+        if bool in (kind, *get_args(kind)):
+            flags = (f"--{flag}/--no-{flag}",)
+        default = "" if item.default in (None, MISSING) else item.default
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        about = " ".join([item.metadata["help"], *([f"[{item.metadata['unit']}]"] if item.metadata["unit"] else [])])
+        about += f"; one of {', '.join(item.metadata['choices'])}" if item.metadata["choices"] else ""
+        option = typer.Option(None, *flags, help=f"{about} (default: {shown})" if shown else about, show_default=False)
+        kind = list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
+        yield inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)

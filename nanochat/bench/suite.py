@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from nanochat.bench.arms import Arm, cross, models, resolve
+from nanochat.bench.arms import Arm, cross, models, parse, resolve
 from nanochat.bench.tuning import HORIZON_EXPONENT, RUNGS
 from nanochat.config import (
     PLACES,
@@ -25,7 +25,7 @@ from nanochat.flops import Ledger, ledger
 from nanochat.optim import OPTIMIZERS
 from nanochat.registry import unknown
 from nanochat.schedule import SCHEDULES
-from nanochat.sizing import MIN_STEPS, fit, plan_steps
+from nanochat.sizing import MIN_STEPS, Sized, fit, plan_steps
 
 TUNING_SEED = 1_000_000
 """Tuning seeds start here; verdict seeds start at 0 and never come near."""
@@ -232,8 +232,7 @@ def prepare(config: SuiteConfig, vocab_size: int | None = None) -> SuitePlan:
     """
     preset, faults = _filled(config)
     groups = _checked(config, faults)
-    sized = fit(preset.target_flops, {"optimizer_type": config.optimizers[0]}, vocab_size=vocab_size)
-    shape = {name: getattr(sized.model, name) for name in ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")}
+    sized, shape = _shape(config, preset, vocab_size)
     groups, built, excluded = _built(groups, shape)
     against = {arm.label: group[0].label for group in groups for arm in group[1:]}
     if config.match == "params":
@@ -273,6 +272,25 @@ def _from(first: int, count: int) -> tuple[int, ...]:
     return tuple(range(first, first + count))
 
 
+def _shape(config: SuiteConfig, preset: Preset, vocab_size: int | None = None) -> tuple[Sized, dict[str, Any]]:
+    """What the budget calls for, and the fields of it that all arms share."""
+    sized = fit(preset.target_flops, {"optimizer_type": config.optimizers[0]}, vocab_size=vocab_size)
+    names = ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size")
+    return sized, {name: getattr(sized.model, name) for name in names}
+
+
+def refusals(config: SuiteConfig, texts: Iterable[str]) -> dict[str, str]:
+    """Arms that cannot be built at the suite's shape, by text, each with its first reason."""
+    shape = _shape(config, _filled(config)[0])[1]
+    found = {}
+    for text in texts:
+        try:
+            parse(text).model(shape)
+        except ConfigError as error:
+            found[text] = error.faults[0].removeprefix(f"-a {text}: ")
+    return found
+
+
 def _filled(config: SuiteConfig) -> tuple[Preset, list[str]]:
     """The preset with everything that the user did say, and the faults of that.
 
@@ -283,8 +301,8 @@ def _filled(config: SuiteConfig) -> tuple[Preset, list[str]]:
     given = {name: value for name in asked if (value := getattr(config, name)) is not None}
     given |= {name: value for name in ("looks", "shares") if (value := getattr(config, name))}
     filled = replace(preset, **given)
-    late = [look for look in config.looks if look >= filled.seeds]
-    faults = [f"--look: got {look}, need fewer than the {filled.seeds} seeds" for look in late[:1]]
+    late = [look for look in config.looks if look > filled.seeds]
+    faults = [f"--look: got {look}, need at most the {filled.seeds} seeds" for look in late[:1]]
     if 0 < filled.confirm < MIN_SEEDS:  # they could never confirm anything
         faults.append(f"--confirm: got {filled.confirm}, need 0 or at least {MIN_SEEDS}")
     looks = tuple(sorted(look for look in filled.looks if look < filled.seeds))

@@ -92,7 +92,7 @@ def test_under_trained_and_too_short_designs_are_refused_unless_insisted_on():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"looks": (8,)}, "--look: got 8, need fewer than the 8 seeds"),
+        ({"looks": (9,)}, "--look: got 9, need at most the 8 seeds"),
         ({"looks": (1,)}, "--look: got 1, need at least 2"),
         ({"shares": (1.5,)}, "--share: got 1.5"),
         ({"grid": (1, 2)}, "--grid"),
