@@ -27,6 +27,7 @@ READS_ENVIRONMENT = {
     "nanochat/distributed.py": "torchrun hands over ranks in it",
     "nanochat/data/store.py": "the platform's convention for the user's cache folder",
     "nanochat/bench/executor.py": "hands it on to its workers, with their thread count",
+    "nanochat/bench/clusters/on_ray.py": "writes what Ray takes from nowhere else: not to report its use",
     "nanochat/bench/export.py": "writes what the W&B client takes from nowhere else: not to report its errors",
     "demos/runtime.py": "the platform's convention for the user's cache folder",
 }

@@ -26,6 +26,10 @@ CASES = {
     "folder without text": ("--data empty", 2, "--data empty: got a folder without text", "need files of .txt"),
     "text that is no UTF-8": ("--data binary", 2, "--data binary/x.txt: got byte 0xff", "need UTF-8 text"),
     "cache that is a file": ("--cache-dir file", 3, "file: Not a directory", "need a writable folder"),
+    "crew": ("--crew rai", 2, "unknown --crew 'rai'", "did you mean 'ray'?"),
+    "crew without a number": ("--crew ray", 2, "--jobs: got none", "how many workers"),
+    "crew option": ("--crew slurm --jobs 2 --crew-option time=2h", 2, "time: got '2h'", "need a whole number"),
+    "option without a crew": ("--crew-option time=2", 2, "got 'time=2'", "need --crew ray or slurm"),
 }
 
 
