@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -146,4 +147,5 @@ def run(
         kept.keep(finding)
         told(finding)
         findings.append(finding)
+    shutil.rmtree(bench.root / "store", ignore_errors=True)  # seeds are fresh each time: these runs serve nobody again
     return findings
