@@ -44,6 +44,7 @@ class Audit:
         ledger_error: largest |counted / ledger - 1|.
         rescored: largest relative difference between reported scores and those of the recheck.
         leak: largest change of a logit by later tokens.
+        replayed: least correlation of training losses with those on the planned batches; None where none is known.
         time_valid: every run had its core to itself.
     """
 
@@ -53,6 +54,7 @@ class Audit:
     ledger_error: float
     rescored: float
     leak: float
+    replayed: float | None
     time_valid: bool
 
 
@@ -74,6 +76,7 @@ def audit(
     """
     faults: list[str] = []
     budget_errors, ledger_errors, rescored, leaks, busy = [0.0], [0.0], [0.0], [0.0], False
+    replayed: list[float] = []
     count = 0
     for job, outcome in runs:
         count += 1
@@ -87,6 +90,7 @@ def audit(
         faults += [f"seed {job.seed}: {fault}" for fault in _same_weights(plan, label, outcome)]
         rescored.append(outcome.rescored or 0.0)
         leaks.append(outcome.leak or 0.0)
+        replayed += [] if outcome.replayed is None else [outcome.replayed]
         planned = job.steps * plan.step_flops(label) if share is None else share * plan.budget
         used = outcome.flops_used / planned - 1
         counted = outcome.counted_flops / outcome.flops_used - 1
@@ -109,6 +113,7 @@ def audit(
         ledger_error=max(ledger_errors),
         rescored=max(rescored),
         leak=max(leaks),
+        replayed=min(replayed, default=None),
         time_valid=not busy,
     )
 

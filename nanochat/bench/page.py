@@ -295,7 +295,9 @@ def _checks(verdicts: Verdicts) -> str:
     note = (
         "Every verdict run is held to what was promised. Budget: operations spent over those allowed. Ledger: "
         "operations counted on an executed step over those computed beforehand. Score: a second scoring of the "
-        "final weights, by the worker and not by the trainer. Leak: how much later tokens move earlier predictions."
+        "final weights, by the worker and not by the trainer. Leak: how much later tokens move earlier predictions. "
+        "Replay: correlation of the last training losses, as reported, with those of the final weights on the batches "
+        "that were planned."
     )
     return (
         _folded(verdicts, "By arm", tables.audit_table(verdicts))

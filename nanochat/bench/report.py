@@ -132,6 +132,7 @@ def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
             "ledger_error": arm.audit.ledger_error,
             "rescored": arm.audit.rescored,
             "leak": arm.audit.leak,
+            "replayed": arm.audit.replayed,
             "time_valid": arm.audit.time_valid,
         },
         "runs": [_run(job, outcome) for job, outcome in verdicts.runs[arm.label]],

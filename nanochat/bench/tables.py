@@ -278,6 +278,7 @@ def audit_table(verdicts: Verdicts) -> str:
         figure("ledger off by", lambda arm: arm.audit.ledger_error, ".2%"),
         figure("score off by", lambda arm: arm.audit.rescored, ".1g"),
         figure("leak", lambda arm: arm.audit.leak, ".1g"),
+        figure("replay", lambda arm: arm.audit.replayed, ".3f"),
         text("cores to itself", lambda arm: "yes" if arm.audit.time_valid else "no"),
         text("faults", lambda arm: "; ".join(arm.audit.faults), long=True),
     ]
