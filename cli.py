@@ -58,6 +58,7 @@ app.command()(cli_runs.regressions)
 app.command()(cli_runs.compare)
 app.command()(cli_study.selftest)
 app.command()(cli_study.ablate)
+app.command()(cli_study.heads)
 
 Name = Annotated[str, typer.Argument(help="A name that `mgr list` shows.", metavar="NAME")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]

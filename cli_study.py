@@ -1,10 +1,10 @@
-"""`mgr selftest`, `mgr ablate`: is the engine itself to be trusted, and which knob of a mechanism matters?"""
+"""`mgr selftest`, `mgr ablate`, `mgr heads`: is the engine to be trusted, which knob matters, what do heads do?"""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -108,3 +108,39 @@ def ablate(
         typer.echo("\n" + "\n".join(textwrap.fill(sentence, 80) for sentence in sentences(found)))
         typer.echo(f"\n{found.verdicts.directory / 'ablation.html'}")
     return 0 if found.verdicts.valid else FOUND_A_FAILURE
+
+
+def heads(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs, which differ by seed only.", metavar="RUN..."),
+    ],
+    plots: Annotated[Path | None, typer.Option(help="Write the heat maps into this folder.")] = None,
+    plots_format: Annotated[Literal["png", "svg"] | None, typer.Option(help="Of the heat maps (default: png).")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """What the heads of trained models do on held-out text: where they look, how unlike they are, and what only theirs
+    has to show.
+    """
+    from nanochat.config import ConfigError
+    from nanochat.observed import observe, same
+
+    same(runs)
+    if plots_format is not None and plots is None:
+        raise ConfigError([f"--plots-format: got {plots_format} without figures, need --plots DIR too"])
+    try:
+        if plots is not None:
+            plots.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"--plots: cannot create {plots}: {error.strerror}"]) from error
+    found = observe(runs, report=lambda line: typer.echo(line, err=True))
+    from nanochat import heat
+
+    drawn = [] if plots is None else heat.draw(found, plots, plots_format or "png")
+    if as_json:
+        return emit(heat.document(found) | {"plots": [str(path) for path in drawn]})
+    typer.echo(plain_table(["layer", "head", *found.measures], heat.rows(found)) + "\n")
+    typer.echo("\n\n".join(heat.maps(found)) + "\n")
+    typer.echo("\n".join(textwrap.fill(sentence, 80) for sentence in heat.sentences(found)))
+    typer.echo(f"{found.tokens} tokens of held-out text in {found.windows} windows")
+    return 0

@@ -135,6 +135,8 @@ def mechanisms_are_islands(file: File) -> Iterator[str]:
             continue
         if len(words) < 3 or words[0] != "nanochat" or words[1] not in MECHANISM_FOLDERS:
             continue
+        if file.parts[1] == "observe" and words[2] == file.parts[-1]:
+            continue  # the probe of this mechanism: one file beside it, in a folder of its own
         if words[2] in mechanism_names(words[1]):
             yield f"{file.path}:{line} imports the mechanism {name}"
 
@@ -245,6 +247,7 @@ RULES: dict[Callable[[File], Iterator[str]], list[File]] = {
     mechanisms_are_islands: [
         File("nanochat/gpt.py", "from nanochat.attention.standard import Standard"),
         File("nanochat/block/reversible.py", "from nanochat.attention import standard"),
+        File("nanochat/observe/gauge.py", "from nanochat.attention.braid import Braid"),
     ],
     nothing_else_names_a_mechanism: [
         File("nanochat/gpt.py", "if name == 'standard':\n    pass"),
@@ -341,6 +344,8 @@ LIGHT = [
     "nanochat.config",
     "nanochat.doctor",
     "nanochat.flops",
+    "nanochat.observe",
+    "nanochat.observed",
     "nanochat.optim",
     "nanochat.options",
     "nanochat.registry",
