@@ -56,6 +56,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_runs.app, name="runs")
 app.command()(cli_runs.regressions)
 app.command()(cli_runs.compare)
+app.command()(cli_runs.verdict)
+app.command()(cli_runs.worker)
 app.command()(cli_study.selftest)
 app.command()(cli_study.ablate)
 app.command()(cli_study.heads)
@@ -320,6 +322,9 @@ def bench_fixed_flops(
 
     chosen: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
     chosen = {key: value for key, value in chosen.items() if value not in (None, ())}
+    waits = chosen.get("jobs") == 0
+    if waits:
+        del chosen["jobs"]
     if suite_file is None:
         suite = configure(chosen)
     else:
@@ -329,12 +334,13 @@ def bench_fixed_flops(
     prepare(suite)  # a faulty design is refused at once: what follows imports more
     workers = crew_of(crew, crew_option or (), suite)
     from nanochat.bench import run as run_suite
+    from nanochat.bench.crew import Absent
     from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
 
     out = console(stderr=as_json)
     live = out.is_terminal and not plain
     view = LiveSuite(out) if live else PlainSuite(lambda line: typer.echo(line, err=as_json))
-    verdicts = run_suite(suite, view=view, crew=workers)
+    verdicts = run_suite(suite, view=view, crew=Absent() if waits else workers)
     out.print(verdict_table(verdicts))
     certificates = certificates_of_demos(verdicts.directory) if include_demo_certs else []
     if as_json:

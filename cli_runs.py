@@ -1,7 +1,10 @@
-"""`mgr runs`, `mgr regressions`, `mgr compare`: what the store of training runs holds, and suites over time."""
+"""`mgr runs`, `mgr worker`, `mgr verdict` and others: the store of training runs, who fills it, suites over time."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,7 +157,81 @@ def export(
     return 0
 
 
+def worker(
+    store: Annotated[Path, typer.Option("--store", help="Folder of finished runs, shared with whoever asks for more.")],
+    jobs: Annotated[int | None, typer.Option(help="Processes; one per physical core if not given.", min=1)] = None,
+    idle_exit: Annotated[
+        float | None, typer.Option(help="Go home after so many seconds without work (default: stay).", min=0)
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Each process goes home after one run.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train the runs that suites ask for in a shared folder, on this machine, until Ctrl-C."""
+    from nanochat.bench.crew import LocalCrew, physical_cores
+    from nanochat.bench.queue import POLL_SECONDS, Queue
+    from nanochat.bench.store import Store
+    from nanochat.config import ConfigError
+
+    if not (store / "leases").is_dir():
+        raise ConfigError([f"--store: got {store}, need the folder of runs that a suite made (mgr bench-fixed-flops)"])
+    queue = Queue(Store(store))
+    count = len(physical_cores()) if jobs is None else jobs
+    say: Callable[[dict[str, Any]], None] = _say_json if as_json else _say
+    crew = LocalCrew(say, eager=True, idle=idle_exit, once=once, guest=True)
+    say({"event": "waiting", "store": str(queue.store.root), "workers": count})
+    try:
+        crew.start(queue.store.root.resolve(), count)
+        while crew.working:
+            for note in crew.poll():
+                say({"event": "note", "reason": note})
+            time.sleep(POLL_SECONDS)
+    finally:
+        crew.stop()
+    return 0
+
+
+def _say_json(event: dict[str, Any]) -> None:
+    typer.echo(json.dumps(event))
+
+
+def _say(event: dict[str, Any]) -> None:
+    """One line for what a worker told of itself; that it is ready is no news."""
+    run = "{label}, {stage}, seed {seed}".format_map(event) if "label" in event else ""
+    told = {
+        "waiting": "waiting for runs in {store}, {workers} at a time; Ctrl-C ends it and loses no finished run",
+        "began": f"{run}: begins",
+        "done": f"{run}: done in {{seconds:.1f}} s",
+        "lost": f"{run}: another worker took it over",
+        "left": f"{run}: left to other machines ({{reason}})",
+        "failed": f"{run}: failed ({{reason}})",
+        "note": "{reason}",
+    }
+    if event["event"] in told:
+        typer.echo(told[event["event"]].format_map(event))
+
+
 Suite = Annotated[str, typer.Argument(help="A suite: its name, its folder or its summary.json.")]
+
+
+def verdict(suite: Suite, artifacts_dir: Artifacts = ROOT, as_json: AsJson = False) -> int:
+    """What a suite ruled, from its verdict.json; exit code 1 if an audit failed, 0 otherwise, INCONCLUSIVE included."""
+    from nanochat.bench.ruling import read
+
+    found = read(suite, artifacts_dir / "bench" / "suites")
+    if as_json:
+        emit(found)
+    else:
+        rows = [
+            [arm["label"], _judged(arm), _interval(arm), _number(arm["p_adjusted"]), arm["note"]]
+            for arm in found["arms"]
+        ]
+        typer.echo(plain_table(["arm", "verdict, bits per byte", "interval", "p", ""], rows))
+        typer.echo(f"design {found['design'][:16]}; " + ("all audits hold" if found["valid"] else "an audit failed"))
+    return 0 if found["valid"] else FOUND_A_FAILURE
+
+
+def _interval(arm: dict[str, Any]) -> str:
+    return "" if arm["low"] is None else f"[{arm['low']:+.4f}, {arm['high']:+.4f}]"
 
 
 def regressions(base: Suite, new: Suite, artifacts_dir: Artifacts = ROOT, as_json: AsJson = False) -> int:

@@ -125,11 +125,13 @@ class LocalCrew:
 
     Args:
         hear: is told what workers say of themselves, as :func:`nanochat.bench.worker.attend` tells it.
+        eager: have all workers at once, not as many as there are requests.
         options: of the workers, see :func:`nanochat.bench.worker.main`.
     """
 
-    def __init__(self, hear: Callable[[dict[str, Any]], object] | None = None, **options: Any):
+    def __init__(self, hear: Callable[[dict[str, Any]], object] | None = None, *, eager: bool = False, **options: Any):
         self._hear = hear
+        self._eager = eager
         self._options = options
         self._store = Path()
         self._cpus: list[int | None] = []
@@ -150,7 +152,11 @@ class LocalCrew:
 
     def _grow(self) -> None:
         """No more workers than there are requests: one costs a second to start."""
-        wanted = sum(name.endswith(".json") for name in os.listdir(self._store / "queue"))
+        wanted = (
+            len(self._cpus)
+            if self._eager
+            else sum(name.endswith(".json") for name in os.listdir(self._store / "queue"))
+        )
         for number, cpu in enumerate(self._cpus):
             if number not in self._children and number not in self._home and len(self._children) < wanted:
                 self._children[number] = Child(self._store, number, {"cpu": cpu, **self._options})

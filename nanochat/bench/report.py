@@ -1,4 +1,4 @@
-"""What a suite leaves behind: ``config.json``, ``env.json``, ``run.md``, ``report.html``, and ``summary.json`` last."""
+"""What a suite leaves behind: ``config.json``, ``env.json``, reports, ``verdict.json``, and ``summary.json`` last."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from nanochat.bench import ruling
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.store import Outcome
 from nanochat.bench.tuning import RUNGS, Tuned
@@ -41,6 +42,7 @@ def write(verdicts: Verdicts) -> None:
     write_json(directory / "env.json", dict(verdicts.provenance))
     write_bytes(directory / "run.md", markdown(verdicts).encode())
     write_bytes(directory / "report.html", page(verdicts).encode())
+    write_json(directory / ruling.FILE, ruling.ruling(verdicts))
     write_json(directory / "summary.json", summary(verdicts))
 
 

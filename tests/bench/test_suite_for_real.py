@@ -258,6 +258,7 @@ def test_the_report_is_complete_and_asks_for_nothing(tmp_path, store, small):
         "run.md",
         "report.html",
         "summary.json",
+        "verdict.json",
     }
 
 
