@@ -141,6 +141,6 @@ def heads(
         return emit(heat.document(found) | {"plots": [str(path) for path in drawn]})
     typer.echo(plain_table(["layer", "head", *found.measures], heat.rows(found)) + "\n")
     typer.echo("\n\n".join(heat.maps(found)) + "\n")
-    typer.echo("\n".join(textwrap.fill(sentence, 80) for sentence in heat.sentences(found)))
+    typer.echo("\n".join(textwrap.fill(sentence, 79) for sentence in heat.sentences(found)))
     typer.echo(f"{found.tokens} tokens of held-out text in {found.windows} windows")
     return 0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nanochat.gpt import GPT
 
 MOST_WINDOWS = 16
-"""Held-out windows that are looked at: those with the most text."""
+"""Held-out windows that are looked at: the longest ones, all cut to one length."""
 
 ENTROPY = Measure("entropy", "nats", "of where a query looks")
 DIVERSITY = Measure("diversity", "bits", "Jensen-Shannon divergence of a head's weights from the other heads', mean")
@@ -128,11 +128,11 @@ def observe(folders: Sequence[Path], report: Callable[[str], None] = lambda line
 
     dataset = open_dataset(configs[0].data, configs[0].model.vocab_size, report=report)
     windows = dataset.eval_set.windows(configs[0].model.sequence_len)
-    order = np.argsort(-(windows.targets >= 0).sum(1), kind="stable")[:MOST_WINDOWS]
-    inputs, scored = windows.inputs[order], windows.targets[order] >= 0
-    length = int(scored.sum(1).max())
-    inputs, scored = inputs[:, :length], scored[:, :length]
-    found = [look(_model(folder, config), inputs, scored) for folder, config in zip(folders, configs, strict=True)]
+    lengths = (windows.targets >= 0).sum(1)
+    order = np.argsort(-lengths, kind="stable")[:MOST_WINDOWS]
+    count = 1 + int(np.argmax(lengths[order] * np.arange(1, len(order) + 1)))  # most text, with no padding in it
+    inputs = windows.inputs[order[:count], : lengths[order[count - 1]]]
+    found = [look(_model(folder, config), inputs) for folder, config in zip(folders, configs, strict=True)]
     mixers = tuple(record.name for record in plan(configs[0].model).mixers)
     measures = {measure.name: measure for name in mixers for measure in _measures(name)}
     measures = {name: measure for name, measure in measures.items() if any(name in layer for layer in found[0])}
@@ -140,7 +140,7 @@ def observe(folders: Sequence[Path], report: Callable[[str], None] = lambda line
     blank = np.full(heads, np.nan)
     values = {name: np.array([[layer.get(name, blank) for layer in run] for run in found]) for name in measures}
     seeds = tuple(config.train.seed for config in configs)
-    return Observed(tuple(folders), seeds, mixers, measures, values, len(inputs), int(scored.sum()))
+    return Observed(tuple(folders), seeds, mixers, measures, values, len(inputs), inputs.size)
 
 
 def _measures(name: str) -> tuple[Measure, ...]:
@@ -161,13 +161,12 @@ def _model(folder: Path, config: RunConfig) -> GPT:
     return model
 
 
-def look(model: GPT, inputs: np.ndarray, scored: np.ndarray) -> list[dict[str, np.ndarray]]:
+def look(model: GPT, inputs: np.ndarray) -> list[dict[str, np.ndarray]]:
     """Measures of every layer, (H,) each.
 
     Args:
         model: on the CPU.
-        inputs: (B, T) tokens.
-        scored: (B, T) whether the token is text; others come behind it and do not count.
+        inputs: (B, T) tokens of text.
     """
     import torch
 
@@ -190,39 +189,36 @@ def look(model: GPT, inputs: np.ndarray, scored: np.ndarray) -> list[dict[str, n
     hooks = [mixer.register_forward_pre_hook(entered) for mixer in mixers]
     hooks += [mixer.get_submodule("out").register_forward_pre_hook(left(mixer)) for mixer in mixers]
     model.eval()
-    text = torch.from_numpy(scored)
     with torch.no_grad():
         try:
             model(torch.from_numpy(inputs))
         finally:
             for hook in hooks:
                 hook.remove()
-        return [
-            measured(
-                PROBES.get(name).load()(mixer, *caught[mixer][:2]) if name in PROBES else None, outputs[mixer], text
-            )
+        seen = [
+            PROBES.get(name).load()(mixer, *caught[mixer][:2]) if name in PROBES else None
             for name, mixer in zip(names, mixers, strict=True)
         ]
+    return [measured(each, outputs[mixer]) for each, mixer in zip(seen, mixers, strict=True)]
 
 
-def measured(seen: Any, output: torch.Tensor, text: torch.Tensor) -> dict[str, np.ndarray]:
+def measured(seen: Any, output: torch.Tensor) -> dict[str, np.ndarray]:
     """The measures of one layer, (H,) each.
 
     Args:
         seen: what its probe saw, :class:`nanochat.observe._seen.Seen`; None where it has none.
         output: (B, H, T, D), what its heads give to the output projection.
-        text: (B, T) booleans.
     """
     found: dict[str, torch.Tensor] = {}
     if seen is not None and seen.weights is not None:
-        weights = seen.weights.transpose(0, 1)[:, text]
+        weights = seen.weights.transpose(0, 1).flatten(1, 2)
         found["entropy"] = entropy(weights).mean(-1)
         if len(weights) > 1:
             found["diversity"] = to_others(weights, divergence)
     elif output.shape[1] > 1:
-        found["unlikeness"] = to_others(output.transpose(0, 1)[:, text].double(), unlikeness)
+        found["unlikeness"] = to_others(output.transpose(0, 1).flatten(1, 2).double(), unlikeness)
     for name, value in ({} if seen is None else seen.own).items():
-        found[name] = value if value.ndim == 1 else value.transpose(0, 1)[:, text].mean(-1)
+        found[name] = value if value.ndim == 1 else value.mean((0, 2))
     return {name: value.double().numpy() for name, value in found.items()}
 
 

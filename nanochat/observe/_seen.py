@@ -17,7 +17,7 @@ class Seen:
 
     Args:
         weights: (B, H, T, T), what each query takes from each token, rows sum to 1; None where a mean is no part of it.
-        own: the probe's measures, (H,), or (B, H, T) to be averaged over the tokens that are text.
+        own: the probe's measures, (H,), or (B, H, T) to be averaged over sequences and tokens.
     """
 
     weights: Tensor | None = None

@@ -62,7 +62,7 @@ def test_weights_are_causal_means_and_measures_are_as_declared(name, knobs):
     seen, output = seen_by(mixer_of(name, knobs), x)
     declared = {measure.name for measure in PROBES.get(name).measures}
     assert set(seen.own) <= declared
-    found = measured(seen, output, torch.ones(3, T, dtype=torch.bool))
+    found = measured(seen, output)
     assert all(value.shape == (HEADS,) and np.isfinite(value).all() for value in found.values()), found
     if seen.weights is not None:
         assert seen.weights.shape == (3, HEADS, T, T)
