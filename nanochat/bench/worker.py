@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import signal
 import sys
 import threading
@@ -171,7 +172,7 @@ class Worker:
             if value != facts[name]:
                 what = name.replace("_hash", "")
                 raise EnvironmentFault(
-                    f"{what}: got {value[:12]} here, need {facts[name][:12]} as the suite began with"
+                    f"{what}: got {value[:12]} on {platform.node()}, need {facts[name][:12]} as the suite began with"
                 )
 
 
