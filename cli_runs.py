@@ -107,13 +107,15 @@ def gc(
     artifacts_dir: Artifacts = ROOT,
     as_json: AsJson = False,
 ) -> int:
-    """Remove what attempts left behind that never finished."""
+    """Remove what attempts, suites and workers left behind that never finished."""
     index = index_of(store, artifacts_dir)
     found = index.collect(artifacts_dir / "bench" / "suites", unused=unused, remove=yes)
     if as_json:
         counts = {"attempts": len(found.attempts), "unused": len(found.unused), "bytes": found.bytes, "removed": yes}
+        counts["leftovers"] = len(found.leftovers)
         return emit({"schema": "mgr.runs.gc.v1", **counts})
     what = f"{len(found.attempts)} unfinished attempts and {len(found.unused)} unused runs, {found.bytes / 1e6:.1f} MB"
+    what += f", {len(found.leftovers)} requests, leases and failures of who is gone" if found.leftovers else ""
     typer.echo(f"removed {what}" if yes else f"{what} would go; add --yes to remove them")
     return 0
 
@@ -225,7 +227,7 @@ def verdict(suite: Suite, artifacts_dir: Artifacts = ROOT, as_json: AsJson = Fal
             [arm["label"], _judged(arm), _interval(arm), _number(arm["p_adjusted"]), arm["note"]]
             for arm in found["arms"]
         ]
-        typer.echo(plain_table(["arm", "verdict, bits per byte", "interval", "p", ""], rows))
+        typer.echo(plain_table(["arm", "verdict, bits per byte", "interval", "p", "note"], rows))
         typer.echo(f"design {found['design'][:16]}; " + ("all audits hold" if found["valid"] else "an audit failed"))
     return 0 if found["valid"] else FOUND_A_FAILURE
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat.bench.lease import gone
+from nanochat.bench.queue import Queue
 from nanochat.bench.store import RESULT, Outcome, Store
 from nanochat.config import ConfigError
 from nanochat.registry import unknown
@@ -52,10 +54,11 @@ ABANDONED_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What :meth:`Index.collect` found: folders to remove and the bytes in them."""
+    """What :meth:`Index.collect` found: folders to remove and the bytes in them; small files of who is gone."""
 
     attempts: tuple[Path, ...]
     unused: tuple[Path, ...]
+    leftovers: tuple[Path, ...]
     bytes: int
 
 
@@ -210,9 +213,24 @@ class Index:
             with self.store.lease(path.name) as held:
                 if held:
                     shutil.rmtree(path)
+        leftovers = tuple(self._leftovers())
+        for path in leftovers if remove else ():
+            path.unlink(missing_ok=True)
         if remove:
             self.refresh()
-        return Garbage(attempts, spare, size)
+        return Garbage(attempts, spare, leftovers, size)
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Requests of suites and leases of workers that were processes of this machine and are gone; what failed."""
+        queue, host = Queue(self.store), self.store.leases.host
+        for request in queue.open():
+            content = request.content()
+            if content is not None and queue.orphaned(content):
+                yield request.path
+        yield from queue.failures.glob("*.json")
+        for key, sight in self.store.leases.held().items():
+            if gone(sight.owner, host):
+                yield self.store.leases.folder / f"{key}.{sight.number}"
 
     def _abandoned(self, directory: Path) -> bool:
         if (directory / RESULT).exists():

@@ -9,6 +9,8 @@ import pytest
 from outcomes import OUTCOME
 
 from nanochat.bench.index import FILE, Index, conditions
+from nanochat.bench.jobs import Job
+from nanochat.bench.queue import Queue
 from nanochat.bench.store import RESULT, Store, key_of
 from nanochat.bench.suite import prepare, run_facts
 from nanochat.config import ConfigError, SuiteConfig
@@ -110,3 +112,22 @@ def test_only_what_nobody_uses_goes(store, tmp_path):
     (reports / "one" / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="need one to know which runs are used"):
         index.collect(reports, unused=True, remove=True)
+
+
+def test_what_the_dead_left_goes_and_what_the_living_ask_for_stays(store, tmp_path):
+    queue = Queue(store)
+    plan = prepare(SuiteConfig(arms=("standard", "gauge")))
+    jobs = [
+        Job(letter * 64, "gauge", "verdict", plan.run_config("gauge", 0, 0.01, 200, tuning=False), {})
+        for letter in "de"
+    ]
+    living, dead = (queue.ask(job).path for job in jobs)
+    dead.write_text(dead.read_text().replace(f'"process": {os.getpid()}', f'"process": {2**22 + 1}'))
+    (store.root / "leases" / f"{'f' * 64}.2").write_text(
+        json.dumps({"host": store.leases.host, "process": 2**22 + 1, "began": "1"})
+    )
+    queue.fail("f" * 64, "crash", "ValueError")
+    with store.lease("a" * 64):
+        found = Index(store).collect(tmp_path / "suites", unused=False, remove=True)
+    assert len(found.leftovers) == 3 and living.exists() and not dead.exists()
+    assert not list((store.root / "leases").iterdir()) and queue.failure("f" * 64) is None
