@@ -15,7 +15,7 @@ from nanochat.bench.judge import Judge
 from nanochat.bench.stages import CONFIRMATION, EQUAL_TIME, VERDICT, share_stage
 from nanochat.bench.store import Outcome
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare
-from nanochat.bench.tuning import RUNGS, Trial, search
+from nanochat.bench.tuning import RUNGS, Trial, rate_on, search
 from nanochat.bench.verdicts import Run, Verdicts
 from nanochat.config import SuiteConfig
 
@@ -68,7 +68,7 @@ class World:
 
     def bpb(self, label: str, seed: int, share: float, rate: float) -> float:
         best = self.plan.centre(label) * 2.0 ** float(0.8 * _normal(label))
-        miss = np.log2(rate / (best * (share / RUNGS[0][0]) ** -0.32))
+        miss = np.log2(rate / (best * (share / RUNGS[0].share) ** -0.32))
         shape = 2.6 * share**-0.08 + self.effect(label) + 0.03 * miss**2
         return float(shape + SHARED_NOISE * _normal(seed) + NOISE * _normal(label, seed, share))
 
@@ -127,8 +127,8 @@ class World:
         def score(asked: Sequence[Trial]) -> dict[Trial, float]:
             found = {}
             for trial in asked:
-                rate = plan.centre(trial.label) * 2.0**trial.point
-                trials.append(self.run(trial.label, "tuning", trial.seed, RUNGS[trial.rung][0], rate))
+                rate = rate_on(trial.rung, plan.centre(trial.label), trial.point)
+                trials.append(self.run(trial.label, "tuning", trial.seed, RUNGS[trial.rung].share, rate))
                 outcome = trials[-1][1]
                 assert isinstance(outcome, Outcome) and outcome.bpb is not None
                 found[trial] = outcome.bpb

@@ -33,7 +33,7 @@ from nanochat.bench.stages import (
 )
 from nanochat.bench.store import Outcome, Store, key_of
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare, run_facts
-from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, search
+from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, rate_on, search
 from nanochat.config import ConfigError, RunConfig, SuiteConfig
 
 if TYPE_CHECKING:
@@ -294,8 +294,8 @@ class Suite:
                     trial.label,
                     TUNING,
                     trial.seed,
-                    centres[trial.label] * 2.0**trial.point,
-                    self.plan.steps_at(trial.label, RUNGS[trial.rung][0]),
+                    rate_on(trial.rung, centres[trial.label], trial.point),
+                    self.plan.steps_at(trial.label, RUNGS[trial.rung].share),
                 )
                 for trial in trials
             }

@@ -152,10 +152,11 @@ def forecast(ablation: Ablation) -> list[str]:
     """What it will take, told before anything is spent."""
     plan = ablation.plan
     preset, arms = plan.preset, len(plan.arms)
-    rates = len(plan.config.grid)
-    tuning = len(plan.tuning_seeds) * (rates + RUNGS[0][1])
+    points = (len(plan.config.grid), *(rung.kept for rung in RUNGS))
+    trials = [count * len(rung.of(plan.tuning_seeds)) for count, rung in zip(points, RUNGS, strict=False)]
+    tuning = sum(trials)
     runs = arms * (tuning + preset.seeds * (1 + len(preset.shares) + preset.time_axis)) + preset.pilot
-    tuned = len(plan.tuning_seeds) * (rates * RUNGS[0][0] + RUNGS[0][1] * RUNGS[1][0])
+    tuned = sum(count * rung.share for count, rung in zip(trials, RUNGS, strict=True))
     spent = arms * (tuned + preset.seeds * (1 + sum(preset.shares) + preset.time_axis)) + preset.pilot
     lines = [
         f"{len(grid(ablation.factors))} combinations of {len(ablation.factors)} knobs, {arms} of which can be built; "

@@ -15,7 +15,7 @@ from nanochat.bench.jobs import Failure, thinned
 from nanochat.bench.stages import VERDICT, share_stage
 from nanochat.bench.store import Outcome
 from nanochat.bench.suite import GAIN_SHARES
-from nanochat.bench.tuning import RUNGS
+from nanochat.bench.tuning import RUNGS, rate_on
 from nanochat.bench.verdicts import ArmVerdict, Verdicts
 from nanochat.bench.wording import number_text, signed, span, superscript
 
@@ -161,6 +161,7 @@ class Portrait:
     def learning_rates(self) -> Picture:
         """Mean held-out score of every rate tried; the ring marks the choice."""
         plan, last = self.verdicts.plan, len(RUNGS) - 1
+        centres = {arm.label: plan.centre(arm.label) for arm in (self.base, self.arm)}
         finite = [
             bpb
             for arm in (self.base, self.arm)
@@ -169,7 +170,10 @@ class Portrait:
             if math.isfinite(bpb)
         ]
         tried = sorted(
-            plan.centre(arm.label) * 2.0**at for arm in (self.base, self.arm) for at in arm.tuned.scores.get(0, ())
+            rate_on(rung, centres[arm.label], at)
+            for arm in (self.base, self.arm)
+            for rung, scores in arm.tuned.scores.items()
+            for at in scores
         )
         if not finite or not tried:
             return "", ""
@@ -180,18 +184,18 @@ class Portrait:
         kept = sorted(set(tried))
         chart.x_ticks = [(rate, f"{rate:.2g}") for rate in kept[:: -(-len(kept) // 4)]]
         for arm, kind in ((self.base, "base"), (self.arm, "arm")):
-            centre = plan.centre(arm.label)
-            for rung, stroke in ((0, "short"), (last, "long")):
-                scores = arm.tuned.scores.get(rung, {})
-                points = [(centre * 2.0**at, bpb) for at, bpb in sorted(scores.items()) if math.isfinite(bpb)]
+            centre = centres[arm.label]
+            for rung, scores in arm.tuned.scores.items():
+                stroke = "short" if rung == 0 else "long"
+                points = [(rate_on(rung, centre, at), bpb) for at, bpb in sorted(scores.items()) if math.isfinite(bpb)]
                 chart.line(points, f"curve {kind} {stroke}")
                 for point in points:
                     chart.dot(point, kind, f"{point[0]:.3g}: {point[1]:.4f}", 2.2)
                 for at in (at for at, bpb in scores.items() if not math.isfinite(bpb)):
-                    chart.cross(centre * 2.0**at, kind)
+                    chart.cross(rate_on(rung, centre, at), kind)
             best = arm.tuned.scores.get(last, {}).get(arm.tuned.point, math.inf)
             if math.isfinite(best):
-                chart.dot((centre * 2.0**arm.tuned.point, best), f"ring {kind}", "the choice", 6)
+                chart.dot((arm.tuned.rate, best), f"ring {kind}", "the choice", 6)
         return chart.svg(), f"<b>Learning rate</b> {told}"
 
     def documents(self) -> Picture:

@@ -332,8 +332,8 @@ def _design(verdicts: Verdicts) -> str:
         "Told beforehand": "; ".join(verdicts.forecast),
         "Model": plan.size,
         "Text": f"{plan.data.data}, {plan.data.eval_documents} held-out passages of {plan.data.eval_bytes} bytes",
-        "Tuning": f"learning rates in steps of two, complete short runs at an eighth and a quarter of the budget, "
-        f"{plural(len(plan.tuning_seeds), 'seed')} each, the same for every arm",
+        "Tuning": f"learning rates in steps of two, complete runs at an eighth and a quarter of the budget, the best "
+        f"two at all of it on {plural(len(plan.tuning_seeds), 'seed')}, the same for every arm",
         "Judged": looks,
         "Errors": f"at most {alpha:g} in the whole family of {plural(len(plan.contenders), 'comparison')} (Holm)",
         "Optimizer": f"{', '.join(plan.config.optimizers)}; schedule {', '.join(plan.config.schedulers)}",

@@ -11,7 +11,7 @@ from typing import Any
 from nanochat.bench import ruling
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.store import Outcome
-from nanochat.bench.tuning import RUNGS, Tuned
+from nanochat.bench.tuning import RUNGS, Tuned, rate_on
 from nanochat.bench.verdicts import ArmVerdict, Verdicts, excess
 from nanochat.bench.wording import (
     HEADINGS,
@@ -149,9 +149,9 @@ def _tuning(tuned: Tuned, centre: float) -> dict[str, Any]:
         "sensitivity": excess(tuned),
         "rungs": [
             {
-                "share": RUNGS[rung][0],
+                "share": RUNGS[rung].share,
                 "trials": [
-                    {"learning_rate": centre * 2.0**point, "bpb": bpb if math.isfinite(bpb) else None}
+                    {"learning_rate": rate_on(rung, centre, point), "bpb": bpb if math.isfinite(bpb) else None}
                     for point, bpb in scores.items()
                 ],
             }

@@ -47,10 +47,10 @@ def planned_steps(plan: SuitePlan) -> dict[str, Mapping[str, int]]:
     if plan.pilot_seeds:
         steps[PILOT] = {plan.baseline.label: len(plan.pilot_seeds) * plan.steps[plan.baseline.label]}
     points = len(plan.config.grid)
-    for rung, (share, survivors) in enumerate(RUNGS):
-        trials = points * len(plan.tuning_seeds)
-        steps[rung_phase(rung)] = {label: trials * plan.steps_at(label, share) for label in plan.labels}
-        points = survivors
+    for number, rung in enumerate(RUNGS):
+        trials = points * len(rung.of(plan.tuning_seeds))
+        steps[rung_phase(number)] = {label: trials * plan.steps_at(label, rung.share) for label in plan.labels}
+        points = rung.kept
     for before, seeds in zip((0, *plan.looks), plan.looks, strict=False):
         steps[look_phase(plan, seeds)] = {label: (seeds - before) * plan.steps[label] for label in plan.labels}
     others = [(share, plan.labels) for share in plan.preset.shares]

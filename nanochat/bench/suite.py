@@ -61,7 +61,7 @@ class Preset:
     Args:
         target_flops: budget C of one verdict run, operations.
         seeds: paired verdict seeds per arm.
-        tuning_seeds: seeds that each learning rate is tried with.
+        tuning_seeds: seeds that a learning rate is tried with at the full budget; half of them on shorter runs.
         verdict: whether verdict words are printed; a smoke test has too few seeds for any.
         looks: fewer seeds at which a verdict may come already.
         confirm: fresh seeds that a WIN must hold on.
@@ -84,10 +84,10 @@ class Preset:
 
 
 PRESETS = dict(
-    smoke=Preset(3e9, 2, 1, verdict=False),
-    quick=Preset(1e11, 8, 2, confirm=8, pilot=4),
-    standard=Preset(1e12, 12, 2, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
-    overnight=Preset(1e13, 12, 2, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
+    smoke=Preset(3e9, 2, 2, verdict=False),
+    quick=Preset(1e11, 8, 4, confirm=8, pilot=4),
+    standard=Preset(1e12, 12, 4, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
+    overnight=Preset(1e13, 12, 4, looks=(8,), confirm=8, pilot=4, shares=(0.25,), gain=True, time_axis=True),
 )
 
 
@@ -158,7 +158,7 @@ class SuitePlan:
         All arms of a group share it: the length is the baseline's.
         """
         base = self.against.get(label, label)
-        tokens = self.steps_at(base, RUNGS[0][0]) * self.batch_size * self.models[base].sequence_len
+        tokens = self.steps_at(base, RUNGS[0].share) * self.batch_size * self.models[base].sequence_len
         return OPTIMIZERS.get(self.arm(label).optimizer).learning_rate * (PRIOR_TOKENS / tokens) ** HORIZON_EXPONENT
 
     def step_flops(self, label: str) -> float:

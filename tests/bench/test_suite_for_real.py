@@ -73,13 +73,13 @@ def test_same_seeds_give_the_same_bits_and_finished_runs_are_not_repeated(tmp_pa
     assert again.differences == (0.0,) * 6
     assert (again.verdict, again.p, again.low, again.high) == ("TIE", 1.0, 0.0, 0.0)
     assert verdicts.valid
-    assert recorder.done == {("tuning", False): 12, ("verdict", False): 12}
+    assert recorder.done == {("tuning", False): 16, ("verdict", False): 12}
     keys = {label: {job.key for job, _ in runs} for label, runs in verdicts.runs.items()}
     assert not keys["first"] & keys["again"]
     # The same command again trains nothing and says the same.
     repeat = Recorder()
     repeated = run(wanted, view=repeat)
-    assert repeat.done == {("tuning", True): 12, ("verdict", True): 12}
+    assert repeat.done == {("tuning", True): 16, ("verdict", True): 12}
     assert [arm.bpb for arm in repeated.arms] == [arm.bpb for arm in verdicts.arms]
     # One of the runs in this process, which is pinned to nothing and has trained nothing before: the same bits.
     job, outcome = verdicts.runs["first"][-1]
