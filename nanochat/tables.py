@@ -23,7 +23,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80
         adamw  AdamW, fused
     """
     cells = [list(columns), *(list(row) for row in rows)]
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]
+    widths = [
+        max(1, *(len(line) for cell in column for line in cell.split("\n"))) for column in zip(*cells, strict=True)
+    ]
     while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > 12:
         widths[widths.index(max(widths))] -= 1
     lines = [*_lines(cells[0], widths), *_lines(["─" * cell for cell in widths], widths)]
