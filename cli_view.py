@@ -237,7 +237,7 @@ def with_options(parameters: Iterable[inspect.Parameter]) -> Callable[[Callable[
 
 def suite_options(without: tuple[str, ...] = ()) -> Iterable[inspect.Parameter]:
     """One option per field of the suite's configuration; ``None`` means not given, so that presets can fill it."""
-    from nanochat.config import SuiteConfig
+    from nanochat.bench.config import SuiteConfig
 
     kinds = get_type_hints(SuiteConfig)
     for item in (item for item in fields(SuiteConfig) if item.name not in without):

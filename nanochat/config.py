@@ -67,14 +67,16 @@ def common_faults(config: Any) -> list[str]:
     return faults
 
 
-def _at_least(faults: list[str], config: Any, low: float, *names: str) -> None:
+def at_least(faults: list[str], config: Any, low: float, *names: str) -> None:
+    """Add a fault for every named field below ``low``; None is left alone."""
     for name in names:
         value = getattr(config, name)
         if value is not None and isinstance(value, int | float) and value < low:
             faults.append(f"--{name.replace('_', '-')}: got {value}, need at least {low:g}")
 
 
-def _positive(faults: list[str], config: Any, *names: str) -> None:
+def positive(faults: list[str], config: Any, *names: str) -> None:
+    """Add a fault for every named field that is finite and not above 0; None is left alone."""
     for name in names:
         value = getattr(config, name)
         if value is not None and math.isfinite(value) and value <= 0:
@@ -128,10 +130,10 @@ class GPTConfig:
         object.__setattr__(self, "attention_pattern", ",".join(names))  # one spelling, so one hash
         faults = common_faults(self)
         sizes = ("n_layer", "n_head", "n_kv_head", "n_embd", "sequence_len")
-        _at_least(faults, self, 1, *sizes)
-        _at_least(faults, self, 2, "vocab_size")
-        _at_least(faults, self, 0, "logit_softcap", "ca_init_seed")
-        _positive(faults, self, "rope_base", "mlp_ratio")
+        at_least(faults, self, 1, *sizes)
+        at_least(faults, self, 2, "vocab_size")
+        at_least(faults, self, 0, "logit_softcap", "ca_init_seed")
+        positive(faults, self, "rope_base", "mlp_ratio")
         if self.logit_scaling == "log" and self.sequence_len < 2:
             faults.append(f"--sequence-len: got {self.sequence_len}, need at least 2 with --logit-scaling log")
         if not 0 <= self.ca_init_alpha <= 1:
@@ -195,8 +197,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         faults = common_faults(self)
-        _positive(faults, self, "learning_rate", "embedding_lr_scale", "head_lr_scale")
-        _at_least(faults, self, 0, "warmup_steps", "weight_decay", "grad_clip")
+        positive(faults, self, "learning_rate", "embedding_lr_scale", "head_lr_scale")
+        at_least(faults, self, 0, "warmup_steps", "weight_decay", "grad_clip")
         for name in ("decay_fraction", "final_lr_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"--{name.replace('_', '-')}: got {getattr(self, name):g}, need 0 to 1")
@@ -224,7 +226,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         faults = common_faults(self)
-        _at_least(faults, self, 1, "eval_documents", "eval_bytes", "shards")
+        at_least(faults, self, 1, "eval_documents", "eval_bytes", "shards")
         if not 0 < self.val_fraction < 1:
             faults.append(f"--val-fraction: got {self.val_fraction:g}, need between 0 and 1")
         if faults:
@@ -259,27 +261,29 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         faults = common_faults(self)
-        _at_least(faults, self, 1, "batch_size", "max_steps", "threads")
-        _at_least(faults, self, 0, "seed", "val_interval", "checkpoint_interval")
-        _positive(faults, self, "target_flops")
+        at_least(faults, self, 1, "batch_size", "max_steps", "threads")
+        at_least(faults, self, 0, "seed", "val_interval", "checkpoint_interval")
+        positive(faults, self, "target_flops")
         if self.max_steps is not None and self.target_flops is not None:
             faults.append("--max-steps and --target-flops: got both, need one")
         if self.resume and self.run_id is None:
             faults.append("--resume: got no --run-id, need the name of the run to continue")
-        if self.run_id is not None and not _is_plain_name(self.run_id):
+        if self.run_id is not None and not is_plain_name(self.run_id):
             faults.append(f"--run-id: got {self.run_id!r}, need letters, digits, dot, dash or underscore")
-        if not _is_device(self.device):
+        if not is_device(self.device):
             faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
         if faults:
             raise ConfigError(faults)
 
 
-def _is_device(device: str) -> bool:
+def is_device(device: str) -> bool:
+    """Whether it reads as a device; that the machine has it is found out later."""
     head, _, index = device.partition(":")
     return device in ("auto", "cpu", "cuda") or (head == "cuda" and index.isdigit())
 
 
-def _is_plain_name(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
+    """Whether it can be the name of a folder that nobody has to quote."""
     return bool(name) and not name.startswith(".") and all(letter.isalnum() or letter in "._-" for letter in name)
 
 
@@ -291,94 +295,6 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuiteConfig:
-    """A comparison at equal operations: which arms, at what budget, judged how. Presets fill what is not given."""
-
-    question: str = option("", "what the suite asks, in a sentence; kept in every report")
-    arms: tuple[str, ...] = option(
-        ("standard", "tropical", "reversible"), "`NAME[,field=value]*`, repeatable; `label=` names it", flag="a"
-    )
-    attention_patterns: tuple[str, ...] = option(
-        (), "a mixed model as one more arm, slashes between its mixers; repeatable", flag="attention-pattern"
-    )
-    baseline: str = option("standard", "the arm that the others are compared with")
-    preset: str = option("quick", "sizes, budget and seeds", choices=("smoke", "quick", "standard", "overnight"))
-    target_flops: float | None = option(None, "budget of one verdict run; the preset's if not given", unit="operations")
-    match: str = option(
-        "flops",
-        "what arms have in common: operations; operations and parameters, by the width of the feed-forward part; "
-        "or the seconds that the baseline's budget takes",
-        choices=("flops", "params", "time"),
-    )
-    optimizers: tuple[str, ...] = option(
-        ("adamw",), "optimizer, see `mgr list`; repeatable: every arm with each", flag="optimizer"
-    )
-    schedulers: tuple[str, ...] = option(
-        ("wsd",), "learning-rate schedule, see `mgr list`; repeatable: every arm with each", flag="scheduler"
-    )
-    seeds: int | None = option(None, "paired verdict seeds per arm; the preset's if not given")
-    looks: tuple[int, ...] = option(
-        (), "fewer seeds at which a clear verdict may come already; repeatable; the preset's if not given", flag="look"
-    )
-    confirm: int | None = option(None, "fresh seeds on which a WIN must hold before it is called one; 0 is off")
-    pilot: int | None = option(None, "seeds of the baseline alone that tell the noise before anything is spent")
-    shares: tuple[float, ...] = option(
-        (), "smaller budgets, as shares of the first, to compare the arms at too; repeatable", flag="share"
-    )
-    gain: bool | None = option(None, "run the baseline at half and twice the budget: what an arm is worth in compute")
-    time_axis: bool | None = option(None, "repeat the verdict at equal seconds")
-    grid: tuple[int, ...] = option(
-        (-2, -1, 0, 1, 2), "learning rates tried, as powers of two times the prior; repeatable", flag="grid"
-    )
-    undertrained_ok: bool = option(False, "accept runs of under 200 steps or under 5 tokens per parameter")
-    device: str = option("cpu", "`auto`, `cpu`, `cuda` or `cuda:N`")
-    jobs: int | None = option(None, "runs at a time; one per physical core if not given", unit="processes")
-    data: str = option(
-        "python", "`python`, `fineweb-edu`, `tinystories`, or a file or folder of .txt .md .py .jsonl .parquet"
-    )
-    sesoi: float = option(0.01, "smallest effect of interest", unit="bits per byte")
-    alpha: float = option(0.05, "family-wise error rate of the verdicts")
-    run_id: str | None = option(None, "name of the report; preset and configuration hash if not given")
-    artifacts_dir: str = option("artifacts", "root of everything that runs write")
-    store: str | None = option(None, "folder of finished runs; `store` in --artifacts-dir if not given")
-    cache_dir: str | None = option(None, "where prepared corpora live; the user's cache folder if not given")
-
-    def __post_init__(self) -> None:
-        faults = common_faults(self)
-        _at_least(faults, self, 1, "jobs")
-        _at_least(faults, self, 2, "seeds")
-        _at_least(faults, self, 0, "confirm", "pilot")
-        _positive(faults, self, "target_flops", "sesoi")
-        faults += self._design_faults()
-        if not 0 < self.alpha < 1:
-            faults.append(f"--alpha: got {self.alpha:g}, need between 0 and 1")
-        if self.run_id is not None and not _is_plain_name(self.run_id):
-            faults.append(f"--run-id: got {self.run_id!r}, need letters, digits, dot, dash or underscore")
-        if not _is_device(self.device):
-            faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
-        if faults:
-            raise ConfigError(faults)
-
-    def _design_faults(self) -> list[str]:
-        faults = [f"--look: got {look}, need at least 2" for look in self.looks if look < 2]
-        faults += [f"--share: got {share:g}, need between 0 and 1" for share in self.shares if not 0 < share < 1]
-        if len(set(self.grid)) < 3 or 0 not in self.grid:
-            faults.append(f"--grid: got {' '.join(map(str, self.grid))}, need at least three powers, 0 among them")
-        if self.pilot == 1:
-            faults.append("--pilot: got 1, need 0 or at least 2: one run has no spread")
-        for item in fields(self):
-            values = getattr(self, item.name)
-            if isinstance(values, tuple) and item.name != "arms" and len(set(values)) < len(values):
-                flag = item.metadata["flag"]
-                faults.append(f"--{flag}: got the same value twice in {' '.join(map(str, values))}, need each once")
-        return faults
-
-
-PLACES = ("run_id", "artifacts_dir", "store", "cache_dir", "jobs")
-"""Fields of :class:`SuiteConfig` that say where and how a suite runs, not what it compares."""
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from outcomes import OUTCOME
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.judge import Judge
 from nanochat.bench.stages import CONFIRMATION, EQUAL_TIME, VERDICT, share_stage
@@ -17,7 +18,6 @@ from nanochat.bench.store import Outcome
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare
 from nanochat.bench.tuning import RUNGS, Trial, rate_on, search
 from nanochat.bench.verdicts import Run, Verdicts
-from nanochat.config import SuiteConfig
 
 HASHES = {"data_hash": "d" * 64, "tokenizer_hash": "7" * 64, "eval_hash": "e" * 64}
 ALL = (
@@ -204,7 +204,7 @@ PROVENANCE = {
 
 
 def made(truth: Truth | None = None, **options: object) -> Verdicts:
-    """A finished suite; ``options`` are those of :class:`nanochat.config.SuiteConfig`."""
+    """A finished suite; ``options`` are those of :class:`nanochat.bench.config.SuiteConfig`."""
     given = {"arms": ALL, "preset": "quick", **options}
     return World(prepare(SuiteConfig(**given)), truth or Truth()).played()
 

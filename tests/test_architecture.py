@@ -33,6 +33,7 @@ READS_ENVIRONMENT = {
 }
 MAY_NAME_A_MECHANISM = {
     "nanochat/config.py": "defaults of the command line",
+    "nanochat/bench/config.py": "defaults of the command line",
     "nanochat/bench/suite.py": "`standard` is a preset there",
     "nanochat/bench/books.py": "the options that cannot be tried as they are declared",
     "nanochat/sizing.py": "the reference whose price per token sets one size for all arms",
@@ -338,6 +339,7 @@ LIGHT = [
     "demos.registry",
     "nanochat.architecture",
     "nanochat.attention",
+    "nanochat.bench.config",
     "nanochat.bench.suite",
     "nanochat.block",
     "nanochat.catalogue",

@@ -7,7 +7,7 @@ Example:
 
 from typing import TYPE_CHECKING, Any
 
-from nanochat.config import SuiteConfig
+from nanochat.bench.config import SuiteConfig
 
 if TYPE_CHECKING:
     from nanochat.bench.engine import run

@@ -21,8 +21,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from nanochat.architecture import attention_types, check, mechanism
 from nanochat.attention import MIXERS
+from nanochat.bench.config import SuiteConfig
 from nanochat.block import BLOCKS
-from nanochat.config import ConfigError, GPTConfig, OptimConfig, SuiteConfig
+from nanochat.config import ConfigError, GPTConfig, OptimConfig
 from nanochat.registry import unknown
 
 SHARED = ("n_layer", "n_head", "n_embd", "sequence_len", "vocab_size", "optimizer_type", "attention_type", "knobs")

@@ -1,14 +1,16 @@
 """Which source files can change a run's numbers, and one hash of them.
 
 The set is found by following imports from the trainer and from the mechanisms that the run uses, so that an edit to a
-page, to this engine or to another mechanism does not throw finished runs away.
+page, to this engine or to another mechanism does not throw finished runs away. Nor does one to a comment or docstring.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+import io
+import tokenize
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +21,13 @@ NATIVE = ("*.cpp", "*.h", "*.cu")
 
 
 def code_hash(entries: Iterable[str]) -> str:
-    """SHA-256 over the names and bytes of every file that ``entries`` (dotted module names) lead to."""
+    """SHA-256 over the names and statements of every file that ``entries`` (dotted module names) lead to."""
     return _hash(source_files(tuple(sorted(set(entries)))), ROOT)
 
 
 @cache
 def engine_hash() -> str:
-    """SHA-256 over the names and bytes of this engine's own files: what a self-test's result belongs to."""
+    """SHA-256 over the names and statements of this engine's own files: what a self-test's result belongs to."""
     folder = Path(__file__).resolve().parent
     return _hash(sorted(folder.rglob("*.py")), folder)
 
@@ -33,10 +35,31 @@ def engine_hash() -> str:
 def _hash(paths: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        content = path.read_bytes()
+        content = _statements(path.read_text(encoding="utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\x00{len(content)}\x00".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _statements(source: str) -> str:
+    """Source without comments and docstrings, by their places in it: tokens and trees differ between Pythons."""
+    lines = source.splitlines()
+    for (row, left), (last, right) in reversed(list(_remarks(source))):
+        rest = (lines[row - 1][:left] + lines[last - 1][right:]).rstrip()
+        lines[row - 1 : last] = [rest] if rest else []
+    return "\n".join(lines)
+
+
+def _remarks(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and end, as (line from 1, column), of every comment and of every string that is a statement."""
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type != tokenize.NL]
+    fresh = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
+    for place, token in enumerate(tokens):
+        starts = place == 0 or tokens[place - 1].type in fresh
+        if token.type == tokenize.COMMENT or (
+            token.type == tokenize.STRING and starts and tokens[place + 1].type in (tokenize.NEWLINE, tokenize.COMMENT)
+        ):
+            yield token.start, token.end
 
 
 @cache

@@ -1,6 +1,6 @@
 """A suite as a file: what was decided before anything ran. No heavy import.
 
-The file is TOML; its keys are the fields of :class:`nanochat.config.SuiteConfig`::
+The file is TOML; its keys are the fields of :class:`nanochat.bench.config.SuiteConfig`::
 
     question = "Does max-plus attention help on code at 1e12 operations?"
     arms = ["standard", "tropical"]
@@ -19,8 +19,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from nanochat.bench.config import PLACES, SuiteConfig
 from nanochat.bench.suite import configure
-from nanochat.config import PLACES, ConfigError, SuiteConfig
+from nanochat.config import ConfigError
 from nanochat.registry import unknown
 
 

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.crew import Crew, physical_cores
 from nanochat.bench.executor import Executor, InProcess, Workers
 from nanochat.bench.jobs import Failure, Job, Trainer, code_of, dataset_of
@@ -34,7 +35,7 @@ from nanochat.bench.stages import (
 from nanochat.bench.store import Outcome, Store, key_of
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare, run_facts
 from nanochat.bench.tuning import RUNGS, Trial, Tuned, carried, rate_on, search
-from nanochat.config import ConfigError, RunConfig, SuiteConfig
+from nanochat.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
     from nanochat.bench.judge import Judge

@@ -9,9 +9,10 @@ from math import prod
 from typing import Any
 
 from nanochat.architecture import mechanism
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.suite import PRESETS, SuitePlan, configure, prepare, refusals
 from nanochat.bench.tuning import RUNGS
-from nanochat.config import ConfigError, SuiteConfig
+from nanochat.config import ConfigError
 
 MOST = 64
 """Combinations of one ablation: each is tuned and trained on its own."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from nanochat.bench import ruling
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.store import Outcome
 from nanochat.bench.tuning import RUNGS, Tuned, rate_on
@@ -24,7 +25,7 @@ from nanochat.bench.wording import (
     row,
     selftest_note,
 )
-from nanochat.config import SuiteConfig, plain
+from nanochat.config import plain
 from nanochat.record import write_bytes, write_json
 
 SCHEMA = "mgr.suite.v1"

@@ -9,18 +9,9 @@ from hashlib import sha256
 from typing import Any
 
 from nanochat.bench.arms import Arm, cross, models, parse, resolve
+from nanochat.bench.config import PLACES, SuiteConfig
 from nanochat.bench.tuning import HORIZON_EXPONENT, RUNGS
-from nanochat.config import (
-    PLACES,
-    ConfigError,
-    DataConfig,
-    GPTConfig,
-    OptimConfig,
-    RunConfig,
-    SuiteConfig,
-    TrainConfig,
-    plain,
-)
+from nanochat.config import ConfigError, DataConfig, GPTConfig, OptimConfig, RunConfig, TrainConfig, plain
 from nanochat.flops import Ledger, ledger
 from nanochat.optim import OPTIMIZERS
 from nanochat.registry import unknown

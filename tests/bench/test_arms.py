@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from nanochat.bench.arms import models, parse, resolve
-from nanochat.config import ConfigError, SuiteConfig
+from nanochat.bench.config import SuiteConfig
+from nanochat.config import ConfigError
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "sequence_len": 16, "vocab_size": 300}
 
@@ -88,7 +89,7 @@ def test_suite_options_are_validated_together():
 
 def test_arms_are_checked_without_torch_or_numpy():
     code = (
-        "import sys; from nanochat.bench.arms import resolve; from nanochat.config import SuiteConfig;"
+        "import sys; from nanochat.bench.arms import resolve; from nanochat.bench.config import SuiteConfig;"
         "resolve(SuiteConfig(arms=('standard', 'standard,position=none')));"
         "print([name for name in ('torch', 'jax', 'numpy') if name in sys.modules])"
     )

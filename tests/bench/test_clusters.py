@@ -14,7 +14,8 @@ from nanochat.bench import clusters
 from nanochat.bench.clusters import slot
 from nanochat.bench.clusters.on_ray import RayCrew, RayOptions
 from nanochat.bench.clusters.on_slurm import SlurmOptions
-from nanochat.config import ConfigError, EnvironmentFault, SuiteConfig
+from nanochat.bench.config import SuiteConfig
+from nanochat.config import ConfigError, EnvironmentFault
 
 ABSENT = "import sys; print('not a worker'); sys.exit(7)"
 ENDLESS = "import time; time.sleep(600)"

@@ -13,8 +13,8 @@ import pytest
 from nanochat.bench import Observer, run, tuning
 from nanochat.bench import suite as suites
 from nanochat.bench.clusters import crew_of
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.suite import Preset
-from nanochat.config import SuiteConfig
 
 pytestmark = pytest.mark.slow
 

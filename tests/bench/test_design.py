@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from nanochat.architecture import attention_types
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.design import read
 from nanochat.bench.suite import PRESETS, prepare
-from nanochat.config import ConfigError, SuiteConfig
+from nanochat.config import ConfigError
 from nanochat.optim import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[2]

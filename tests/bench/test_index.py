@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 from outcomes import OUTCOME
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.index import FILE, Index, conditions
 from nanochat.bench.jobs import Job
 from nanochat.bench.queue import Queue
 from nanochat.bench.store import RESULT, Store, key_of
 from nanochat.bench.suite import prepare, run_facts
-from nanochat.config import ConfigError, SuiteConfig
+from nanochat.config import ConfigError
 
 
 @pytest.fixture

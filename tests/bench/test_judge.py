@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from outcomes import OUTCOME
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.judge import CONFIRMATION, EQUAL_TIME, VERDICT, Judge, share_stage
 from nanochat.bench.store import Outcome
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan, prepare
 from nanochat.bench.tuning import Tuned
-from nanochat.config import SuiteConfig
 
 HASHES = {"data_hash": "d", "tokenizer_hash": "t", "eval_hash": "e"}
 ARMS = ("standard", "tropical", "gauge")

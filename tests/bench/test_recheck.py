@@ -7,10 +7,10 @@ import torch
 
 from nanochat import loop
 from nanochat.bench.audit import LEAK_TOLERANCE, RESCORE_TOLERANCE, audit
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Job, dataset_of, outcome_of
 from nanochat.bench.recheck import Recheck, recheck
 from nanochat.bench.suite import prepare
-from nanochat.config import SuiteConfig
 from nanochat.data import EvalSet
 from nanochat.evaluate import evaluate
 from nanochat.gpt import GPT

@@ -4,30 +4,13 @@ import numpy as np
 import pytest
 
 from nanochat.bench import sequential
+from nanochat.bench.selftests.synthetic import played
 from nanochat.bench.sequential import cutoffs, examine
 from nanochat.bench.statistics import decide, paired_p
 
 LOOKS = (4, 8, 12)
 SUITES = 2000
 BAND = 4 * (0.05 * 0.95 / SUITES) ** 0.5
-
-
-def played(differences: np.ndarray, looks: tuple[int, ...], sesoi: float = 0.01, alpha: float = 0.05):
-    """One suite from first look to last: its verdicts, seeds used, and last intervals."""
-    arms = len(differences)
-    words, used = ["INCONCLUSIVE"] * arms, [looks[-1]] * arms
-    bounds = np.zeros((arms, 2))
-    for n in looks:
-        still = [arm for arm in range(arms) if words[arm] == "INCONCLUSIVE"]
-        if not still:
-            break
-        decided = sum(word in ("WIN", "LOSS") for word in words)
-        look = examine(differences[still, :n], looks, sesoi=sesoi, alpha=alpha, family=arms, decided=decided)
-        for place, arm in enumerate(still):
-            bounds[arm] = look.low[place], look.high[place]
-            if look.verdict[place]:
-                words[arm], used[arm] = look.verdict[place], n
-    return words, used, bounds
 
 
 def suites(arms: int, effect: np.ndarray | float = 0.0, key: int = 0) -> np.ndarray:

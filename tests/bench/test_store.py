@@ -130,3 +130,51 @@ def test_an_edit_elsewhere_keeps_the_hash_and_an_edit_inside_changes_it(tmp_path
         assert current() != before
         before = current()
     code.source_files.cache_clear()
+
+
+COMMENTED = '''"""Module."""
+# A remark.
+
+def f(x):
+    """Docstring
+    over lines."""
+    # why
+    y = (
+        "an argument"  # of a kind
+        "# and no remark"
+    )
+    return x + 1  # one more
+
+
+class C:
+    """Of the class."""
+
+    name = 1
+    """Of the attribute."""
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# A remark.\n", "# Another.\n# And one.\n", True),
+        ("  # one more", "", True),
+        ("Docstring\n    over lines.", "One line.", True),
+        ('"""Of the attribute."""', "# Of the attribute.", True),
+        ("# of a kind", "# of another", True),
+        ("x + 1", "x + 2", False),
+        ("an argument", "a word", False),
+        ("# and no remark", "# and a word", False),
+        ("name = 1", "name = 2", False),
+    ],
+)
+def test_remarks_do_not_change_the_hash_and_statements_do(tmp_path, monkeypatch, old, new, same):
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    assert old in COMMENTED
+    hashes = []
+    for text in (COMMENTED, COMMENTED.replace(old, new)):
+        (tmp_path / "train.py").write_text(text)
+        code.source_files.cache_clear()
+        hashes.append(code.code_hash(["nanochat.train"]))
+    code.source_files.cache_clear()
+    assert (hashes[0] == hashes[1]) is same

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nanochat.bench import Observer, run
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.figures import by_document, undominated
-from nanochat.config import SuiteConfig
 from nanochat.flops import ledger
 from nanochat.result import TrainResult
 

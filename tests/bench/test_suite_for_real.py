@@ -16,10 +16,12 @@ from rich.text import Text
 
 from nanochat.bench import Observer, engine, run, tuning
 from nanochat.bench import suite as suites
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure
+from nanochat.bench.selftests.cheats import longer
 from nanochat.bench.suite import TUNING_SEED, Preset
 from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
-from nanochat.config import ConfigError, SuiteConfig
+from nanochat.config import ConfigError
 from nanochat.train import run as train
 
 SMALL = Preset(7.5e8, 2, 1)
@@ -87,26 +89,10 @@ def test_same_seeds_give_the_same_bits_and_finished_runs_are_not_repeated(tmp_pa
     assert alone.bpb == outcome.bpb and alone.document_nats.tolist() == outcome.document_nats
 
 
-def tampering(step):
-    """Takes 13 steps where 10 were asked for."""
-    owed = 0.0
-
-    def take(inputs, targets):
-        nonlocal owed
-        outcome = step(inputs, targets)
-        owed += 0.3
-        while owed >= 1:
-            owed -= 1
-            outcome = step(inputs, targets)
-        return outcome
-
-    return take
-
-
 def test_an_arm_that_secretly_runs_longer_is_invalid(tmp_path, store, small):
     def trainer(run_config, **options):
         cheats = run_config.model.mlp == "gelu" and run_config.train.seed < TUNING_SEED
-        return train(run_config, tamper=tampering if cheats else None, **options)
+        return train(run_config, tamper=longer if cheats else None, **options)
 
     arms = ("standard", "standard,mlp=gelu,label=longer", "standard,position=none")
     verdicts = run(config(tmp_path, store, *arms), trainer=trainer)

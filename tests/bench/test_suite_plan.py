@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Job, revive, thinned
 from nanochat.bench.report import command
 from nanochat.bench.store import key_of
 from nanochat.bench.suite import EVALUATION_SHARE, PRESETS, TUNING_SEED, prepare, run_facts
-from nanochat.config import ConfigError, SuiteConfig, plain
+from nanochat.config import ConfigError, plain
 
 HASHES = {"data_hash": "d", "tokenizer_hash": "t", "eval_hash": "e", "code_hash": "c", "torch": "2"}
 

@@ -8,12 +8,12 @@ import pytest
 from outcomes import OUTCOME
 from rich.console import Console
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.progress import DONE, POINTS, TRAINING, WAITING, Curve, Tally, clock
 from nanochat.bench.stages import PILOT, TUNING, VERDICT, planned_steps
 from nanochat.bench.suite import SuitePlan, prepare
 from nanochat.bench.view import LiveSuite, PlainSuite, left_out, progress_table
-from nanochat.config import SuiteConfig
 
 LINES, COLUMNS = 24, 80
 

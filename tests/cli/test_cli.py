@@ -24,7 +24,7 @@ from staged_demos import outcome
 import cli
 from demos import pool, registry
 from demos.result import DemoConfig, Result
-from nanochat.config import SuiteConfig
+from nanochat.bench.config import SuiteConfig
 
 NAMES = [
     *("matrix-gauge", "ultrametric", "tropical", "simplicial", "nonstandard", "octonion"),

@@ -13,8 +13,9 @@ from typing import Any, get_type_hints
 from nanochat.bench.arms import convert
 from nanochat.bench.clusters.on_ray import RayCrew, RayOptions
 from nanochat.bench.clusters.on_slurm import SlurmCrew, SlurmOptions
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.crew import Crew
-from nanochat.config import ConfigError, EnvironmentFault, SuiteConfig
+from nanochat.config import ConfigError, EnvironmentFault
 from nanochat.registry import unknown
 
 DISTRIBUTION = "model-guided-research"

@@ -13,6 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Job
 from nanochat.bench.judge import Judge
 from nanochat.bench.selftests.finding import Bench, Measure, Told, yes
@@ -21,7 +22,7 @@ from nanochat.bench.store import Outcome
 from nanochat.bench.suite import SuitePlan, prepare
 from nanochat.bench.tuning import Tuned
 from nanochat.bench.verdicts import ArmVerdict, Run, Verdicts
-from nanochat.config import SuiteConfig, plain
+from nanochat.config import plain
 from nanochat.record import write_json
 
 FILE = Path(__file__).with_name("golden.json")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.engine import Suite
 from nanochat.bench.executor import Results, Workers
 from nanochat.bench.jobs import Failure, Job
@@ -16,7 +17,6 @@ from nanochat.bench.store import Store
 from nanochat.bench.suite import SuitePlan, prepare
 from nanochat.bench.tuning import Tuned, carried
 from nanochat.bench.verdicts import ArmVerdict, Run
-from nanochat.config import SuiteConfig
 
 BASE = SuiteConfig().baseline
 BUDGET = 3e9

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.judge import Judge
 from nanochat.bench.selftests.finding import Bench, Measure, Told, yes
@@ -19,7 +20,6 @@ from nanochat.bench.statistics import Floats, decide, detectable_effect, paired_
 from nanochat.bench.store import Outcome
 from nanochat.bench.suite import SuitePlan, prepare
 from nanochat.bench.verdicts import Run
-from nanochat.config import SuiteConfig
 
 SEED_SD, ARM_SD, SHARED = 0.024, 0.025, 0.7
 DOCUMENT_SD, DOCUMENTS = 0.065, 200
