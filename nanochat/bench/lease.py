@@ -115,6 +115,7 @@ class Lease:
             "loss": None,
             "beat": 0,
         }
+        self._moved = time.monotonic()
         self._beat = BEAT_SHARE * seconds
         self._told = threading.Event()
         self._released = threading.Event()
@@ -165,7 +166,13 @@ class Lease:
         if self.lost:
             raise Lost(self.key)
         self._content |= {"step": step, "steps": steps, "loss": loss}
+        self._moved = time.monotonic()
         self._told.set()
+
+    @property
+    def still(self) -> float:
+        """Seconds since the run last told of a step; renewing the lease is no step."""
+        return time.monotonic() - self._moved
 
     def check(self) -> None:
         """Make sure that the run is still this process's.
@@ -176,6 +183,11 @@ class Lease:
         if self.lost or not self._ours():
             self.lost = True
             raise Lost(self.key)
+
+    @property
+    def held(self) -> bool:
+        """Neither given back nor lost."""
+        return not (self._released.is_set() or self.lost)
 
     def release(self) -> None:
         """Give it back; a lease that was lost is another's and stays."""

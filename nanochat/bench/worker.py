@@ -6,6 +6,7 @@ lease is free then, and another worker trains the run.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import os
@@ -29,6 +30,8 @@ from nanochat.config import ConfigError, EnvironmentFault, RunConfig
 from nanochat.console import View
 
 WATCH_INTERVAL = 1.0
+STILL_SECONDS = 3600.0
+"""A run that has not taken a step for so long hangs. What comes before the first step and after the last is shorter."""
 
 Tell = Callable[..., object]
 
@@ -197,15 +200,32 @@ def end_with(parent: int, leave: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_when_still(worker: Worker, seconds: float) -> None:
+    """End this process when its run hangs; the log tells where.
+
+    The lease stays behind. So the next worker counts this one as lost, and a run that always hangs is given up.
+    """
+
+    def watch() -> None:
+        while (lease := worker.lease) is None or not lease.held or lease.still < seconds:
+            time.sleep(min(WATCH_INTERVAL, seconds / 4))
+        said = f"run {lease.key[:12]}: no step for {seconds:g} s, this worker ends; it hangs here:\n"
+        os.write(2, said.encode())  # its log; not by a buffer, whose lock a hanging thread may hold
+        faulthandler.dump_traceback()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(arguments: list[str]) -> None:
-    """A worker process; its one argument is JSON: store, cpu, host, lease_seconds, and the :class:`Terms`.
+    """A worker process; its one argument is JSON: store, cpu, host, lease_seconds, still, and the :class:`Terms`.
 
     It tells what it does in JSON lines on standard output; whatever else is printed goes to standard error. When its
     parent dies, or at SIGTERM, it gives its run back and ends.
     """
     parent = os.getppid()
     given = json.loads(arguments[0])
-    path, cpu = Path(given.pop("store")), given.pop("cpu", None)
+    path, cpu, still = Path(given.pop("store")), given.pop("cpu", None), given.pop("still", STILL_SECONDS)
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
     # Only events may reach the pipe; native code that prints would break a line.
@@ -227,6 +247,7 @@ def main(arguments: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, terminated)
     end_with(parent, worker.leave)
+    end_when_still(worker, still)
     tell(event="ready")
     worker.attend()
     sys.stdout.flush()

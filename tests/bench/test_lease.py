@@ -185,6 +185,36 @@ def test_a_run_that_takes_every_worker_down_is_given_up(tmp_path, job, monkeypat
     assert not store.leases.held()
 
 
+HANGS = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from nanochat.bench.lease import Leases
+from nanochat.bench.worker import end_when_still
+
+def hangs_here():
+    time.sleep(60)
+
+lease = Leases(Path(sys.argv[1])).take("run")
+end_when_still(SimpleNamespace(lease=lease), 1.5)
+for step in range(4):
+    time.sleep(0.5)
+    lease.tell(step, 4, None)
+print("moved", flush=True)
+hangs_here()
+"""
+
+
+def test_a_worker_whose_run_hangs_says_where_and_ends_and_is_counted_as_lost(tmp_path):
+    done = subprocess.run([sys.executable, "-c", HANGS, tmp_path], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (1, "moved\n")  # two seconds with steps among them are no hanging
+    assert "no step for 1.5 s" in done.stderr and "in hangs_here" in done.stderr
+    following = Leases(tmp_path).take("run")
+    assert following is not None and following.number == 2
+    following.release()
+    assert not following.held
+
+
 def test_a_request_of_a_suite_that_died_is_nobodys(tmp_path, job):
     code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
     store = Store(tmp_path)
