@@ -138,6 +138,60 @@ def test_prefixes_are_counted_digit_by_digit():
     torch.testing.assert_close(seen.own["prefix"], expected, atol=1e-9, rtol=0)
 
 
+def rotation(u):
+    """The rotation v -> u v conj(u) of a unit quaternion, column by column."""
+    w, x, y, z = u
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def test_turns_are_angles_between_rotations():
+    mixer, x = mixer_of("quaternion", {}), inputs()
+    seen, _ = seen_by(mixer, x)
+    q, k, _ = (part.detach().numpy() for part in mixer.project(x, rope()))
+    for batch, head, i in [(0, 0, 0), (1, 1, 5), (2, 0, T - 1)]:
+        turn = 0.0
+        for j in range(i + 1):
+            pairs = zip(q[batch, head, i].reshape(4, -1).T, k[batch, 0, j].reshape(4, -1).T, strict=True)
+            angles = [
+                math.acos((np.trace(rotation(a / np.linalg.norm(a)) @ rotation(b / np.linalg.norm(b)).T) - 1) / 2)
+                for a, b in pairs
+            ]
+            turn += float(seen.weights[batch, head, i, j]) * sum(angles) / len(angles)
+        assert float(seen.own["turn"][batch, head, i]) == pytest.approx(turn, abs=1e-6)
+
+
+def test_depth_is_the_expected_common_beginning_of_two_drawn_addresses():
+    mixer, x = mixer_of("fractal", {"fractal_depth": 3, "fractal_arity": 2}), inputs()
+    seen, _ = seen_by(mixer, x)
+    q, k, _ = mixer.project(x, None)
+    query, key = (mixer.levels(part).detach().numpy() for part in (q, k))
+    words = list(np.ndindex(2, 2, 2))
+
+    def chance(levels, word):
+        return math.prod(levels[level, symbol] for level, symbol in enumerate(word))
+
+    def common(one, other):
+        return next((level for level in range(3) if one[level] != other[level]), 3)
+
+    for batch, head, i in [(0, 0, 0), (1, 1, 5), (2, 0, T - 1)]:
+        depth = sum(
+            float(seen.weights[batch, head, i, j])
+            * chance(query[batch, head, i], one)
+            * chance(key[batch, 0, j], other)
+            * common(one, other)
+            for j in range(i + 1)
+            for one in words
+            for other in words
+        )
+        assert float(seen.own["depth"][batch, head, i]) == pytest.approx(depth, abs=1e-9)
+
+
 def test_margins_are_winner_minus_runner_up():
     from nanochat.attention.tropical import translate
 
