@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat.bench.clusters.slot import forgotten
 from nanochat.bench.lease import gone
 from nanochat.bench.queue import Queue
 from nanochat.bench.store import RESULT, Outcome, Store
@@ -221,7 +222,7 @@ class Index:
         return Garbage(attempts, spare, leftovers, size)
 
     def _leftovers(self) -> Iterator[Path]:
-        """Requests of suites and leases of workers that were processes of this machine and are gone; what failed."""
+        """What suites and workers that were processes of this machine and are gone left behind; what failed."""
         queue, host = Queue(self.store), self.store.leases.host
         for request in queue.open():
             content = request.content()
@@ -231,6 +232,7 @@ class Index:
         for key, sight in self.store.leases.held().items():
             if gone(sight.owner, host):
                 yield self.store.leases.folder / f"{key}.{sight.number}"
+        yield from forgotten(self.store.root)
 
     def _abandoned(self, directory: Path) -> bool:
         if (directory / RESULT).exists():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from outcomes import OUTCOME
 
+from nanochat.bench.clusters.slot import MARKS, announce
 from nanochat.bench.config import SuiteConfig
 from nanochat.bench.index import FILE, Index, conditions
 from nanochat.bench.jobs import Job
@@ -128,7 +129,10 @@ def test_what_the_dead_left_goes_and_what_the_living_ask_for_stays(store, tmp_pa
         json.dumps({"host": store.leases.host, "process": 2**22 + 1, "began": "1"})
     )
     queue.fail("f" * 64, "crash", "ValueError")
+    kept, forgotten = (store.root / MARKS / announce(store.root) for _ in range(2))
+    forgotten.write_text(forgotten.read_text().replace(f'"process": {os.getpid()}', f'"process": {2**22 + 1}'))
     with store.lease("a" * 64):
         found = Index(store).collect(tmp_path / "suites", unused=False, remove=True)
-    assert len(found.leftovers) == 3 and living.exists() and not dead.exists()
+    assert len(found.leftovers) == 4 and kept.exists() and not forgotten.exists()
+    assert living.exists() and not dead.exists()
     assert not list((store.root / "leases").iterdir()) and queue.failure("f" * 64) is None

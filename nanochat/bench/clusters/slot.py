@@ -13,10 +13,12 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.bench.crew import BOOTSTRAP, STOP_SECONDS
+from nanochat.bench.lease import gone, identity, this_host
 
 MARKS, LOGS = "crews", "logs"
 PATIENCE = 10.0
@@ -43,8 +45,19 @@ def announce(store: Path) -> str:
     name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
     for folder in (MARKS, LOGS):
         (store / folder).mkdir(exist_ok=True)
-    (store / MARKS / name).touch()
+    (store / MARKS / name).write_text(json.dumps(identity(this_host())))
     return name
+
+
+def forgotten(store: Path) -> Iterator[Path]:
+    """Marks whose suite was a process of this machine and is gone, without a chance to take them away."""
+    for mark in sorted((store / MARKS).glob("*")):
+        try:
+            owner = json.loads(mark.read_text())
+        except (FileNotFoundError, ValueError):  # taken away, or not yet written
+            continue
+        if gone(owner, this_host()):
+            yield mark
 
 
 def withdraw(store: Path, mark: str) -> None:
