@@ -309,22 +309,14 @@ def bench_fixed_flops(
     plain: Annotated[
         bool, typer.Option("--plain", help="Progress as lines now and then, as in a pipe, on a terminal too.")
     ] = False,
-    crew: Annotated[str, typer.Option(help="Who trains: local, ray or slurm, with --jobs workers.")] = "local",
-    crew_option: Annotated[
-        list[str] | None, typer.Option(help="`key=value` of the crew, repeatable, such as address=HOST:PORT, time=60.")
-    ] = None,
     as_json: AsJson = False,
     **given: Any,
 ) -> int:
     """Compare arms at equal operations on real text: paired seeds, equal tuning, audited budgets, a verdict per arm."""
-    from nanochat.bench.clusters import crew_of
     from nanochat.bench.suite import configure, prepare
 
     chosen: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
     chosen = {key: value for key, value in chosen.items() if value not in (None, ())}
-    waits = chosen.get("jobs") == 0
-    if waits:
-        del chosen["jobs"]
     if suite_file is None:
         suite = configure(chosen)
     else:
@@ -332,15 +324,13 @@ def bench_fixed_flops(
 
         suite = read(suite_file, chosen)
     prepare(suite)  # a faulty design is refused at once: what follows imports more
-    workers = crew_of(crew, crew_option or (), suite)
     from nanochat.bench import run as run_suite
-    from nanochat.bench.crew import Absent
     from nanochat.bench.view import LiveSuite, PlainSuite, verdict_table
 
     out = console(stderr=as_json)
     live = out.is_terminal and not plain
     view = LiveSuite(out) if live else PlainSuite(lambda line: typer.echo(line, err=as_json))
-    verdicts = run_suite(suite, view=view, crew=Absent() if waits else workers)
+    verdicts = run_suite(suite, view=view)
     out.print(verdict_table(verdicts))
     certificates = certificates_of_demos(verdicts.directory) if include_demo_certs else []
     if as_json:

@@ -53,7 +53,13 @@ class SuiteConfig:
     )
     undertrained_ok: bool = option(False, "accept runs of under 200 steps or under 5 tokens per parameter")
     device: str = option("cpu", "`auto`, `cpu`, `cuda` or `cuda:N`")
-    jobs: int | None = option(None, "runs at a time; one per physical core if not given", unit="processes")
+    jobs: int | None = option(
+        None, "runs at a time; one per physical core if not given; 0 waits for `mgr worker`", unit="processes"
+    )
+    crew: str = option("local", "who trains: `local`, `ray` or `slurm`, with --jobs workers")
+    crew_options: tuple[str, ...] = option(
+        (), "`key=value` of the crew, such as address=HOST:PORT, time=60; repeatable", flag="crew-option"
+    )
     data: str = option(
         "python", "`python`, `fineweb-edu`, `tinystories`, or a file or folder of .txt .md .py .jsonl .parquet"
     )
@@ -66,9 +72,8 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         faults = common_faults(self)
-        at_least(faults, self, 1, "jobs")
         at_least(faults, self, 2, "seeds")
-        at_least(faults, self, 0, "confirm", "pilot")
+        at_least(faults, self, 0, "confirm", "pilot", "jobs")
         positive(faults, self, "target_flops", "sesoi")
         faults += self._design_faults()
         if not 0 < self.alpha < 1:
@@ -95,5 +100,5 @@ class SuiteConfig:
         return faults
 
 
-PLACES = ("run_id", "artifacts_dir", "store", "cache_dir", "jobs")
+PLACES = ("run_id", "artifacts_dir", "store", "cache_dir", "jobs", "crew", "crew_options")
 """Fields of :class:`SuiteConfig` that say where and how a suite runs, not what it compares."""

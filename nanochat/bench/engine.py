@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat.bench.clusters import crew_of
 from nanochat.bench.config import SuiteConfig
 from nanochat.bench.crew import Crew, physical_cores
 from nanochat.bench.executor import Executor, InProcess, Workers
@@ -57,7 +58,7 @@ def run(
         config: what is compared, and how.
         view: hears of progress.
         trainer: trains in this process instead of ``nanochat.train.run`` in workers; for tests that tamper.
-        crew: its workers, ``config.jobs`` of them; processes of this machine if None.
+        crew: its workers, ``config.jobs`` of them; those that ``config.crew`` names if None.
 
     Raises:
         ConfigError: a fault of the design, found before anything heavy is imported.
@@ -67,6 +68,7 @@ def run(
     begin = time.monotonic()
     observer = view or Observer()
     plan = prepare(config)
+    crew = crew or crew_of(config)
     if crew is None:  # another machine may have the GPU that this one lacks
         _find_device(plan)
     directory, store = _places(plan)

@@ -83,7 +83,7 @@ def test_what_depends_on_the_shape_is_found_with_the_shape():
 
 def test_suite_options_are_validated_together():
     with pytest.raises(ConfigError) as caught:
-        SuiteConfig(sesoi=-1.0, alpha=2.0, seeds=1, target_flops=float("nan"), preset="huge", run_id="a/b", jobs=0)
+        SuiteConfig(sesoi=-1.0, alpha=2.0, seeds=1, target_flops=float("nan"), preset="huge", run_id="a/b", jobs=-1)
     assert len(caught.value.faults) == 7
 
 

@@ -15,9 +15,10 @@ from nanochat.bench.clusters import slot
 from nanochat.bench.clusters.on_ray import RayCrew, RayOptions
 from nanochat.bench.clusters.on_slurm import SlurmOptions
 from nanochat.bench.config import SuiteConfig
+from nanochat.bench.crew import Absent
 from nanochat.config import ConfigError, EnvironmentFault
 
-ABSENT = "import sys; print('not a worker'); sys.exit(7)"
+NO_WORKER = "import sys; print('not a worker'); sys.exit(7)"
 ENDLESS = "import time; time.sleep(600)"
 
 
@@ -62,14 +63,20 @@ def test_options_have_the_types_of_their_fields():
 def test_a_missing_extra_is_one_line_with_its_remedy(name, module, monkeypatch):
     monkeypatch.setattr(clusters, "find_spec", lambda wanted: None)
     with pytest.raises(EnvironmentFault) as caught:
-        clusters.crew_of(name, [], SuiteConfig(arms=("tropical",), jobs=2))
+        clusters.crew_of(SuiteConfig(arms=("tropical",), jobs=2, crew=name))
     need = f"pip install 'model-guided-research[{name}]'"
     assert str(caught.value) == f"--crew {name}: {module} is not installed: {need}"
 
 
 def test_the_number_of_workers_of_a_cluster_has_to_be_said():
-    with pytest.raises(ConfigError, match="--jobs: got none, need how many workers --crew ray has"):
-        clusters.crew_of("ray", [], SuiteConfig(arms=("tropical",)))
+    for jobs, got in ((None, "none"), (0, "0")):
+        with pytest.raises(ConfigError, match=f"--jobs: got {got}, need how many workers --crew ray has"):
+            clusters.crew_of(SuiteConfig(arms=("tropical",), crew="ray", jobs=jobs))
+
+
+def test_a_suite_without_workers_of_its_own_waits_for_others():
+    assert isinstance(clusters.crew_of(SuiteConfig(jobs=0)), Absent)
+    assert clusters.crew_of(SuiteConfig(jobs=1)) is None
 
 
 def test_an_address_where_nothing_answers_is_told_at_once(tmp_path):
@@ -109,7 +116,7 @@ def occupied(store, mark):
 
 def test_a_worker_that_dies_is_told_of_with_its_log(tmp_path, monkeypatch):
     mark = slot.announce(tmp_path)
-    monkeypatch.setattr(slot, "BOOTSTRAP", ABSENT)
+    monkeypatch.setattr(slot, "BOOTSTRAP", NO_WORKER)
     assert slot.occupy(str(tmp_path), mark, None).reason == f"a worker on {platform.node()} died (exit code 7)"
     assert "not a worker" in next((tmp_path / "logs").iterdir()).read_text()
     monkeypatch.setattr(slot, "BOOTSTRAP", ENDLESS)

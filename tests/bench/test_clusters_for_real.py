@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,6 @@ import pytest
 
 from nanochat.bench import Observer, run, tuning
 from nanochat.bench import suite as suites
-from nanochat.bench.clusters import crew_of
 from nanochat.bench.config import SuiteConfig
 from nanochat.bench.suite import Preset
 
@@ -110,11 +110,8 @@ def kill(tree):
 
 def disturbed(folder, name, options, disturb):
     """A suite on a crew; once, with three runs done and two under way, something is killed."""
-    wanted = config(folder)
     observer = Disturber(disturb)
-    crew = crew_of(name, options, wanted)
-    assert crew is not None
-    verdicts = run(wanted, view=observer, crew=crew)
+    verdicts = run(replace(config(folder), crew=name, crew_options=tuple(options)), view=observer)
     again = {key: times for key, times in observer.begun.items() if times > 1}
     assert list(again.values()) == [2], "the run in hand begins again, no other does"
     assert sum("starts again" in note for note in observer.notes) == 1

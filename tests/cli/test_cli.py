@@ -274,7 +274,7 @@ def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
         seen: list[SuiteConfig] = []
         (tmp_path / "summary.json").write_text('{"schema": "mgr.suite.v1"}')
 
-        def run(config: SuiteConfig, *, view: object, crew: object) -> Suite:
+        def run(config: SuiteConfig, *, view: object) -> Suite:
             seen.append(config)
             return Suite(tmp_path, valid)
 

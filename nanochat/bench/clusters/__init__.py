@@ -14,7 +14,7 @@ from nanochat.bench.arms import convert
 from nanochat.bench.clusters.on_ray import RayCrew, RayOptions
 from nanochat.bench.clusters.on_slurm import SlurmCrew, SlurmOptions
 from nanochat.bench.config import SuiteConfig
-from nanochat.bench.crew import Crew
+from nanochat.bench.crew import Absent, Crew
 from nanochat.config import ConfigError, EnvironmentFault
 from nanochat.registry import unknown
 
@@ -89,23 +89,20 @@ def _values(cls: type, pairs: Iterable[str]) -> tuple[dict[str, Any], list[str]]
     return values, faults
 
 
-def crew_of(name: str, pairs: Iterable[str], suite: SuiteConfig) -> Crew | None:
-    """The crew that a suite asks for; None for the local one, which the engine has.
-
-    Args:
-        name: one of :data:`NAMES`.
-        pairs: its options as ``key=value``.
-        suite: says how many workers there are and whether each needs a GPU.
+def crew_of(suite: SuiteConfig) -> Crew | None:
+    """Who trains a suite, as it asks for it; None for processes of this machine, which the engine starts itself.
 
     Raises:
         ConfigError: a fault of the options.
         EnvironmentFault: the extra is not installed.
     """
-    options = options_of(name, pairs)
+    name = suite.crew
+    options = options_of(name, suite.crew_options)
     if name == LOCAL:
-        return None
+        return Absent() if suite.jobs == 0 else None
     if not suite.jobs:
-        raise ConfigError([f"--jobs: got {suite.jobs or 'none'}, need how many workers --crew {name} has"])
+        got = "none" if suite.jobs is None else suite.jobs
+        raise ConfigError([f"--jobs: got {got}, need how many workers --crew {name} has"])
     kind = KINDS[name]
     if find_spec(kind.module) is None:
         raise EnvironmentFault(f"--crew {name}: {kind.module} is not installed: pip install '{DISTRIBUTION}[{name}]'")

@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nanochat.bench.config import SuiteConfig
+from nanochat.bench.config import PLACES, SuiteConfig
 from nanochat.bench.jobs import Job
 from nanochat.bench.judge import Judge
 from nanochat.bench.selftests.finding import Bench, Measure, Told, yes
@@ -57,7 +57,7 @@ def freeze(verdicts: Verdicts, path: Path = FILE) -> None:
         }
     given = {item.name for item in fields(SuiteConfig) if getattr(verdicts.plan.config, item.name) != item.default}
     config = {name: value for name, value in plain(verdicts.plan.config).items() if name in given}
-    for place in ("artifacts_dir", "store", "run_id", "jobs", "cache_dir"):
+    for place in PLACES:
         config.pop(place, None)
     frozen = {"schema": SCHEMA, "config": config, "hashes": dict(verdicts.provenance["hashes"]), "runs": runs}
     write_json(path, {**frozen, "verdicts": read(frozen)}, indent=1)
