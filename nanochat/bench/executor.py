@@ -19,8 +19,13 @@ from nanochat.console import View
 RETRY_SECONDS = 1.0
 """How long to wait before asking again for a run that another process is training."""
 
-LOOK_SECONDS = 0.05
-PROGRESS_SECONDS = 0.4
+LOOK_SECONDS = 0.1
+"""How often a suite looks for requests that are gone, which is one folder to list."""
+
+PROGRESS_SECONDS = 0.5
+SWEEP_SECONDS = 5.0
+"""How often it looks for the results of runs that still seem to be wanted: a worker may die between result and request.
+Every look at every run would cost the cores that the runs are timed on several percent."""
 
 Results = dict[str, Outcome | Failure]
 
@@ -125,17 +130,19 @@ class _Batch:
             self.queue.request(asked.job).withdraw()
 
     def finish(self) -> Results:
-        looked = 0.0
+        told = swept = 0.0
         while self.pending:
             for note in self.workers.crew.poll():
                 self.observer.note(note)
             wanted = {request.key for request in self.queue.open()}
-            late = time.monotonic() - looked >= PROGRESS_SECONDS
-            if late:
-                looked = time.monotonic()
+            now = time.monotonic()
+            if now - told >= PROGRESS_SECONDS:
+                told = now
                 self._progress()
+            sweep = now - swept >= SWEEP_SECONDS
+            swept = now if sweep else swept
             for key, asked in list(self.pending.items()):
-                if late or key not in wanted:
+                if sweep or key not in wanted:
                     self._look(asked, key in wanted)
             time.sleep(LOOK_SECONDS if self.pending else 0)
         return self.results
