@@ -23,6 +23,9 @@ settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What is printed is as wide as the terminal of whoever starts the tests, also where it goes into a pipe.
+os.environ["COLUMNS"] = "80"
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
