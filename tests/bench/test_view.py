@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from made_suites import Truth, made
 from outcomes import OUTCOME
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from nanochat.bench.jobs import Failure, Job
 from nanochat.bench.progress import DONE, POINTS, TRAINING, WAITING, Curve, Tally, clock
 from nanochat.bench.stages import PILOT, TUNING, VERDICT, planned_steps
 from nanochat.bench.suite import SuitePlan, prepare
-from nanochat.bench.view import LiveSuite, PlainSuite, left_out, progress_table
+from nanochat.bench.view import LiveSuite, PlainSuite, left_out, progress_table, verdict_table
 
 LINES, COLUMNS = 24, 80
 
@@ -204,3 +205,14 @@ def test_a_log_gets_fewer_lines_the_longer_it_takes():
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0, "0:00"), (59.6, "1:00"), (7325, "2:02:05")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_the_result_says_how_many_seeds_it_rests_on():
+    def printed(**options):
+        console = Console(width=80, file=io.StringIO())
+        console.print(verdict_table(made(Truth({"octonion": 0.4, "gauge": 0.4}), **options)))
+        return " ".join(console.file.getvalue().split())
+
+    assert "bits per byte), 8 seeds; interval" in printed(arms=("standard", "octonion"))
+    large = {"preset": "standard", "target_flops": 1e12, "undertrained_ok": True}
+    assert "bits per byte), 8 of 12 seeds; interval" in printed(arms=("standard", "octonion", "gauge"), **large)
