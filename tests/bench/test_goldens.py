@@ -80,5 +80,5 @@ def test_the_page_says_what_was_found(golden, study):
         both = [name for name in ruled[arm["label"]] if name in arm and name != "runs"]
         assert len(both) > 10
         assert {name: arm[name] for name in both} == {name: ruled[arm["label"]][name] for name in both}
-        changed = {**summary, "arms": [{**each, "mean": each["mean"] + 1e-4} for each in summary["arms"]]}
+    changed = {**summary, "arms": [{**each, "mean": each["mean"] + 1e-4} for each in summary["arms"]]}
     assert study.with_section(page, study.section(changed)) != page
