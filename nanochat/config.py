@@ -83,6 +83,22 @@ def positive(faults: list[str], config: Any, *names: str) -> None:
             faults.append(f"--{name.replace('_', '-')}: got {value:g}, need more than 0")
 
 
+def place_faults(run_id: str | None, device: str) -> list[str]:
+    """Faults of a run's name and of how a device is written; that the machine has it is found out later."""
+    faults = []
+    if run_id is not None and not _is_plain_name(run_id):
+        faults.append(f"--run-id: got {run_id!r}, need letters, digits, dot, dash or underscore")
+    head, _, index = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and not (head == "cuda" and index.isdigit()):
+        faults.append(f"--device: got {device!r}, need auto, cpu, cuda or cuda:N")
+    return faults
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether it can be the name of a folder that nobody has to quote."""
+    return bool(name) and not name.startswith(".") and all(letter.isalnum() or letter in "._-" for letter in name)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GPTConfig:
     """The model: what ``nanochat.gpt.GPT`` builds.
@@ -268,23 +284,9 @@ class TrainConfig:
             faults.append("--max-steps and --target-flops: got both, need one")
         if self.resume and self.run_id is None:
             faults.append("--resume: got no --run-id, need the name of the run to continue")
-        if self.run_id is not None and not is_plain_name(self.run_id):
-            faults.append(f"--run-id: got {self.run_id!r}, need letters, digits, dot, dash or underscore")
-        if not is_device(self.device):
-            faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
+        faults += place_faults(self.run_id, self.device)
         if faults:
             raise ConfigError(faults)
-
-
-def is_device(device: str) -> bool:
-    """Whether it reads as a device; that the machine has it is found out later."""
-    head, _, index = device.partition(":")
-    return device in ("auto", "cpu", "cuda") or (head == "cuda" and index.isdigit())
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether it can be the name of a folder that nobody has to quote."""
-    return bool(name) and not name.startswith(".") and all(letter.isalnum() or letter in "._-" for letter in name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

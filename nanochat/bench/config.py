@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from nanochat.config import ConfigError, at_least, common_faults, is_device, is_plain_name, option, positive
+from nanochat.config import ConfigError, at_least, common_faults, option, place_faults, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +78,7 @@ class SuiteConfig:
         faults += self._design_faults()
         if not 0 < self.alpha < 1:
             faults.append(f"--alpha: got {self.alpha:g}, need between 0 and 1")
-        if self.run_id is not None and not is_plain_name(self.run_id):
-            faults.append(f"--run-id: got {self.run_id!r}, need letters, digits, dot, dash or underscore")
-        if not is_device(self.device):
-            faults.append(f"--device: got {self.device!r}, need auto, cpu, cuda or cuda:N")
+        faults += place_faults(self.run_id, self.device)
         if faults:
             raise ConfigError(faults)
 

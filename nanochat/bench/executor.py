@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.1
 PROGRESS_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
 """How often it looks for the results of runs that still seem to be wanted: a worker may die between result and request.
-Every look at every run would cost the cores that the runs are timed on several percent."""
+Each look opens files of every pending run, on the cores that the runs are timed on."""
 
 Results = dict[str, Outcome | Failure]
 
