@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nanochat.config import ConfigError
@@ -17,6 +17,7 @@ from nanochat.config import ConfigError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class World:
         rank: 0 to size - 1; rank 0 writes.
         size: processes.
         local_rank: place among those of this machine, which chooses the GPU.
+        wrapped: models whose gradients are averaged; :func:`group` lets go of them when it ends.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    wrapped: list[DistributedDataParallel] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def writes(self) -> bool:
@@ -43,7 +46,8 @@ class World:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model)
+        self.wrapped.append(DistributedDataParallel(model))
+        return self.wrapped[-1]
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes."""
@@ -86,14 +90,27 @@ def check_batch(batch_size: int, size: int) -> None:
 
 @contextmanager
 def group(place: World, device: torch.device) -> Iterator[None]:
-    """The process group for the duration of a run: nccl on GPUs, gloo elsewhere."""
+    """The process group for the duration of a run: nccl on GPUs, gloo elsewhere.
+
+    Its threads have ended when it has. One that is left and lets go of a tensor while the interpreter shuts down aborts
+    the process ("terminate called without an active exception"), and threads end with the last reference to the group:
+    wrapped models hold one, and so does ``torch._dynamo`` where the first wrapped model imports it inside of the group.
+    """
     if place.size == 1:
         yield
         return
+    import torch._dynamo  # noqa: F401 - before the group, see above
     import torch.distributed as dist
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
+        while place.wrapped:
+            _release(place.wrapped.pop())
         dist.destroy_process_group()
+
+
+def _release(model: DistributedDataParallel) -> None:
+    """Take the process group from a model that others may still refer to."""
+    del model.reducer, model.logger, model.process_group

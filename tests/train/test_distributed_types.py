@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import two_processes
@@ -17,8 +18,8 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory) -> dict[str, list[float]]:
-    """What two gloo processes saw, by name."""
+def together(tmp_path_factory) -> dict[str, Any]:
+    """What two gloo processes saw, by name; and the threads of one."""
     file = tmp_path_factory.mktemp("two") / "traces.json"
     names = [*attention_types(), two_processes.UNSHARED]
     done = subprocess.run(
@@ -28,7 +29,7 @@ def together(tmp_path_factory) -> dict[str, list[float]]:
     return json.loads(file.read_text())
 
 
-def apart(name: str, together: dict[str, list[float]]) -> float:
+def apart(name: str, together: dict[str, Any]) -> float:
     """Largest difference of a loss or a weight's magnitude."""
     alone = two_processes.trace(name, World())
     return max(abs(one - other) for one, other in zip(alone, together[name], strict=True))
@@ -43,3 +44,10 @@ def test_two_processes_take_the_steps_of_one(name, together):
 
 def test_gradients_that_are_not_shared_are_noticed(together):
     assert apart(two_processes.UNSHARED, together) > 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_no_thread_of_the_group_outlives_it(together):
+    """One that drops a tensor while the interpreter shuts down aborts the process."""
+    assert any("gloo" in name for name in together["threads inside"])
+    assert not [name for name in together[two_processes.THREADS] if "gloo" in name or name.startswith("pt_")]
