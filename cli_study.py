@@ -91,13 +91,17 @@ def ablate(
 
         why = next(iter(asked.refused.values()))
         raise ConfigError([f"--factor: got a design that can tell no effect, need values that go together: {why}"])
+    from nanochat.bench.clusters import crew_of
+
+    crew = crew_of(asked.plan.config)  # a wrong one is refused before anything is forecast
     for line in forecast(asked):
         typer.echo(line, err=as_json)
     from nanochat.bench.ablation import HEADINGS, combinations_of, document, row, run, sentences
     from nanochat.bench.view import LiveSuite, PlainSuite
 
     out = console(stderr=as_json)
-    found = run(asked, LiveSuite(out) if out.is_terminal else PlainSuite(lambda line: typer.echo(line, err=as_json)))
+    view = LiveSuite(out) if out.is_terminal else PlainSuite(lambda line: typer.echo(line, err=as_json))
+    found = run(asked, view, crew)
     if as_json:
         emit(document(found))
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 
+from nanochat.bench.crew import Crew
 from nanochat.bench.engine import run as run_suite
 from nanochat.bench.factorial import Effect, effects
 from nanochat.bench.factors import Ablation, combination
@@ -38,9 +39,9 @@ class Found:
     alpha: float
 
 
-def run(ablation: Ablation, view: Observer) -> Found:
-    """Train, judge, estimate, write."""
-    return conclude(ablation, run_suite(ablation.plan.config, view=view))
+def run(ablation: Ablation, view: Observer, crew: Crew | None = None) -> Found:
+    """Train, judge, estimate, write; ``crew`` as for :func:`nanochat.bench.engine.run`."""
+    return conclude(ablation, run_suite(ablation.plan.config, view=view, crew=crew))
 
 
 def conclude(ablation: Ablation, verdicts: Verdicts) -> Found:

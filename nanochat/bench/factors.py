@@ -159,8 +159,9 @@ def forecast(ablation: Ablation) -> list[str]:
     runs = arms * (tuning + preset.seeds * (1 + len(preset.shares) + preset.time_axis)) + preset.pilot
     tuned = sum(count * rung.share for count, rung in zip(trials, RUNGS, strict=True))
     spent = arms * (tuned + preset.seeds * (1 + sum(preset.shares) + preset.time_axis)) + preset.pilot
+    knobs = len(ablation.factors)
     lines = [
-        f"{len(grid(ablation.factors))} combinations of {len(ablation.factors)} knobs, {arms} of which can be built; "
+        f"{len(grid(ablation.factors))} combinations of {knobs} knob{'s' * (knobs > 1)}, {arms} of which can be built; "
         f"about {runs} runs ({tuning} to tune and {preset.seeds} to judge each), {spent * plan.budget:.2g} operations"
     ]
     for cell, reason in ablation.refused.items():

@@ -10,7 +10,7 @@ from scipy.stats import binom
 import cli
 from nanochat.bench.ablation import conclude
 from nanochat.bench.factorial import contrasts, effects
-from nanochat.bench.factors import Factor, design, grid, parse
+from nanochat.bench.factors import Factor, design, forecast, grid, parse
 from nanochat.config import ConfigError
 
 FACTORS = (Factor("a", ("0", "1")), Factor("b", ("0", "1", "2")), Factor("c", ("0", "1")))
@@ -140,11 +140,14 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys):
         ("gauge --factor foo=1,2", "unknown field 'foo'"),
         ("gauge --factor group=so3,xx", "unknown --group 'xx'"),
         ("gauge --factor group=so3,u1 --optimizer adamw --optimizer muon", "need one: an ablation varies knobs"),
+        ("gauge --factor group=so3,u1 --crew rai", "did you mean 'ray'"),
+        ("gauge --factor group=so3,u1 --crew ray", "need how many workers"),
         ("reversible --factor form=additive,momentum --factor exact=false,true", "can tell no effect"),
     ):
         assert cli.execute(["ablate", *words.split()]) == 2, words
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == 1 and fault in said[0], said
+        out, err = capsys.readouterr()
+        said = err.splitlines()
+        assert len(said) == 1 and fault in said[0] and not out, (out, said)
 
 
 @pytest.fixture
@@ -165,6 +168,11 @@ def test_a_suite_of_the_combinations_is_judged_and_written(ablation, tmp_path):
     assert "| group=u1 | WIN | -0.0" in (tmp_path / "ablation.md").read_text()
     html = (tmp_path / "ablation.html").read_text()
     assert html.count("<circle") == 3 and "http" not in html.replace("http-equiv", "")
+
+
+def test_the_forecast_counts(ablation):
+    assert forecast(ablation)[0].startswith("4 combinations of 2 knobs, 4 of which can be built; ")
+    assert forecast(design("gauge", ["group=so3,u1"], {}))[0].startswith("2 combinations of 1 knob, ")
 
 
 def test_all_combinations_get_all_seeds(ablation):
