@@ -1,9 +1,10 @@
 """Keeps a finished suite as a golden and writes its tables into the page about it.
 
-Run: ``python benchmarks/study.py SUITE_FOLDER NAME [--page FILE]``, such as
-``python benchmarks/study.py artifacts/bench/suites/first-study first-study``; a second. Kept in
+Run: ``python benchmarks/study.py SUITE_FOLDER NAME [--seconds SUITE_FOLDER] [--page FILE]``, such as
+``python benchmarks/study.py artifacts/bench/suites/all-types first-study``; a second. Kept in
 ``artifacts/goldens/NAME/``: ``verdict.json`` (everything that was ruled, with every score), ``summary.json`` (the same
-with times, without single runs), ``run.md`` and ``report.html``. The tables stand between two remarks of the page.
+with times, without single runs) and ``run.md``. The tables stand between two remarks of the page. ``--seconds`` names
+the same suite with the comparison at equal seconds added afterwards; ``seconds.json`` keeps that comparison.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from matplotlib import rc_context
@@ -23,6 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demos.plots import COLOURS, REPEATABLE, logarithmic, plain_axes
+from nanochat.bench.stages import EQUAL_TIME, VERDICT
 from nanochat.bench.wording import FLAGS, number, number_text, probability, signed, span
 from nanochat.record import write_bytes, write_json
 
@@ -50,6 +53,31 @@ def keep(suite: Path, golden: Path) -> None:
         write_bytes(golden / name, (suite / name).read_bytes())
     found = json.loads((suite / "summary.json").read_text(encoding="utf-8"))
     write_json(golden / "summary.json", without_runs(found), indent=1)
+
+
+def equal_seconds(summary: Mapping[str, Any], ruled: Mapping[str, Any]) -> dict[str, Any]:
+    """The comparison at equal seconds of a suite whose other runs are those of ``ruled``.
+
+    Raises:
+        ValueError: they are others.
+    """
+    arms = []
+    for arm, before in zip(summary["arms"], ruled["arms"], strict=True):
+        if (arm["label"], arm["bpb"], arm["verdict"]) != (before["label"], before["bpb"], before["verdict"]):
+            raise ValueError(
+                f"{arm['label']}: got other runs than those of design {ruled['design'][:16]}, need the same"
+            )
+        stage = EQUAL_TIME if arm["against"] else VERDICT
+        runs = [run for run in arm["runs"] if run["stage"] == stage]
+        arms.append({"label": arm["label"], "against": arm["against"], "time": arm["time"], "runs": runs})
+    return {"design": summary["design"], "command": summary["command"], "arms": arms}
+
+
+def keep_seconds(suite: Path, golden: Path) -> None:
+    """Copy what the suite says of equal seconds."""
+    ruled = json.loads((golden / "verdict.json").read_text(encoding="utf-8"))
+    summary = json.loads((suite / "summary.json").read_text(encoding="utf-8"))
+    write_json(golden / "seconds.json", equal_seconds(summary, ruled), indent=1)
 
 
 def verdict(arm: Arm) -> str:
@@ -105,7 +133,6 @@ def other_columns(arms: Sequence[Arm]) -> Columns:
         ("arm", lambda arm: arm["label"]),
         ("worth in compute", worth),
         *((f"at {share} of the budget", at(share)) for share in shares),
-        ("at equal seconds", lambda arm: again(arm["time"])),
         ("Δ at the baseline's rate", untuned),
     )
 
@@ -123,6 +150,24 @@ def cost_columns(arms: Sequence[Arm]) -> Columns:
     )
 
 
+def seconds_columns(arms: Sequence[Arm]) -> Columns:
+    """The verdict at equal seconds."""
+
+    def middle(name: str, form: str) -> Callable[[Arm], str]:
+        return lambda arm: format(median(run[name] for run in arm["runs"]), form)
+
+    return (
+        ("arm", lambda arm: arm["label"]),
+        ("verdict", lambda arm: arm["time"]["verdict"] if arm["time"] else "BASELINE"),
+        ("Δ bits per byte", lambda arm: signed((arm["time"] or {}).get("difference"))),
+        ("95 % interval", lambda arm: span(*((arm["time"] or {}).get(name) for name in ("low", "high")))),
+        ("p", lambda arm: probability((arm["time"] or {}).get("p"))),
+        ("steps", middle("steps", ",.0f")),
+        ("seconds per run", middle("wall_seconds", ".1f")),
+        ("bits per byte", lambda arm: format(fmean(run["bpb"] for run in arm["runs"]), ".4f")),
+    )
+
+
 def table(columns: Columns, arms: Sequence[Arm]) -> list[str]:
     """Markdown; a column that is empty for every arm is left out."""
     columns = [column for column in columns if any(column[1](arm) for arm in arms)]
@@ -131,8 +176,8 @@ def table(columns: Columns, arms: Sequence[Arm]) -> list[str]:
     return [f"| {head} |", "|:--|" + "--:|" * (len(columns) - 1), *(f"| {row} |" for row in rows)]
 
 
-def section(summary: Mapping[str, Any]) -> list[str]:
-    """What stands between the remarks: the tables, best arm first."""
+def section(summary: Mapping[str, Any], seconds: Mapping[str, Any] | None = None) -> list[str]:
+    """What stands between the remarks: the tables, best arm first; equal seconds where they were compared."""
     baseline = [arm for arm in summary["arms"] if not arm["against"]]
     others = sorted((arm for arm in summary["arms"] if arm["against"]), key=lambda arm: arm["difference"])
     hours = summary["core_seconds"] / 3600
@@ -149,7 +194,27 @@ def section(summary: Mapping[str, Any]) -> list[str]:
         "**What it takes**",
         "",
         *table(cost_columns(summary["arms"]), [*baseline, *others]),
+        *(seconds_section(seconds) if seconds else ()),
     ]
+
+
+def seconds_section(seconds: Mapping[str, Any]) -> list[str]:
+    """Equal seconds, best arm first; an arm without a difference last."""
+    arms = sorted(seconds["arms"], key=lambda arm: (bool(arm["against"]), _sorting(arm)))
+    head = f"**At equal seconds** (design `{seconds['design'][:16]}`)"
+    return ["", head, "", *table(seconds_columns(arms), arms)]
+
+
+def _sorting(arm: Arm) -> float:
+    found = (arm["time"] or {}).get("difference")
+    return inf if found is None else found
+
+
+def kept(golden: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the tables show: summary, and equal seconds where they were compared."""
+    seconds = golden / "seconds.json"
+    summary = json.loads((golden / "summary.json").read_text(encoding="utf-8"))
+    return summary, json.loads(seconds.read_text(encoding="utf-8")) if seconds.is_file() else None
 
 
 def with_section(page: str, lines: Sequence[str]) -> str:
@@ -240,16 +305,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", type=Path, help="folder of a finished suite, with summary.json")
     parser.add_argument("name", help="of the golden and, unless --page says otherwise, of the guide")
+    parser.add_argument("--seconds", type=Path, help="folder of the same suite with equal seconds, with summary.json")
     parser.add_argument("--page", type=Path, help="default: markdown_documentation/guides/NAME.md")
     options = parser.parse_args(arguments)
-    if not (options.suite / "summary.json").is_file():
-        parser.error(f"got {options.suite}, need the folder of a finished suite")
+    for folder in (options.suite, options.seconds):
+        if folder is not None and not (folder / "summary.json").is_file():
+            parser.error(f"got {folder}, need the folder of a finished suite")
     page = options.page or GUIDES / f"{options.name}.md"
     if not page.is_file() or BEGIN not in page.read_text(encoding="utf-8"):
         parser.error(f"--page: got {page}, need a page with {BEGIN} {END}")
     keep(options.suite, GOLDENS / options.name)
-    summary = json.loads((GOLDENS / options.name / "summary.json").read_text(encoding="utf-8"))
-    write_bytes(page, with_section(page.read_text(encoding="utf-8"), section(summary)).encode())
+    if options.seconds is not None:
+        keep_seconds(options.seconds, GOLDENS / options.name)
+    lines = section(*kept(GOLDENS / options.name))
+    write_bytes(page, with_section(page.read_text(encoding="utf-8"), lines).encode())
     drawn = draw(GOLDENS / options.name, options.name)
     print("written:", GOLDENS / options.name, page, *drawn, sep="\n")
     return 0

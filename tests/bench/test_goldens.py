@@ -1,10 +1,12 @@
 """Studies that are kept: their verdicts follow from their scores, and their pages say what was found."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nanochat.bench.config import SuiteConfig
 from nanochat.bench.design import read
@@ -14,6 +16,7 @@ from nanochat.bench.suite import prepare
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = sorted((ROOT / "artifacts" / "goldens").iterdir())
 SUITES = {"first-study": "all-types.toml"}
+SECONDS = {golden.name: golden / "seconds.json" for golden in GOLDENS if (golden / "seconds.json").is_file()}
 
 
 @pytest.fixture
@@ -73,12 +76,40 @@ def test_the_design_is_the_one_that_was_written_down_before(golden):
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
 def test_the_page_says_what_was_found(golden, study):
     page = (study.GUIDES / f"{golden.name}.md").read_text(encoding="utf-8")
-    summary = content(golden, "summary.json")
-    assert study.with_section(page, study.section(summary)) == page, "run benchmarks/study.py"
+    summary, seconds = study.kept(golden)
+    assert study.with_section(page, study.section(summary, seconds)) == page, "run benchmarks/study.py"
     ruled = {arm["label"]: arm for arm in content(golden, "verdict.json")["arms"]}
     for arm in summary["arms"]:
         both = [name for name in ruled[arm["label"]] if name in arm and name != "runs"]
         assert len(both) > 10
         assert {name: arm[name] for name in both} == {name: ruled[arm["label"]][name] for name in both}
     changed = {**summary, "arms": [{**each, "mean": each["mean"] + 1e-4} for each in summary["arms"]]}
-    assert study.with_section(page, study.section(changed)) != page
+    assert study.with_section(page, study.section(changed, seconds)) != page
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_equal_seconds_follow_from_the_scores(name):
+    found = content(GOLDENS[0].parent / name, "seconds.json")
+    base, *others = found["arms"]
+    theirs = {run["seed"]: run for run in base["runs"]}
+    for arm in others:
+        differences = [run["bpb"] - theirs[run["seed"]]["bpb"] for run in arm["runs"]]
+        tested = stats.ttest_1samp(differences, 0.0)
+        low, high = tested.confidence_interval(0.95)
+        told = arm["time"]
+        if told["verdict"] == "INVALID":
+            assert any(run["cpu_seconds"] < 0.9 * run["wall_seconds"] for run in (*arm["runs"], *base["runs"]))
+            continue
+        word = "INCONCLUSIVE" if tested.pvalue > 0.05 else "WIN" if np.mean(differences) < 0 else "LOSS"
+        assert told["verdict"] == word and told["seeds"] == len(differences) >= 8
+        assert (told["difference"], told["low"], told["high"], told["p"]) == pytest.approx(
+            (np.mean(differences), low, high, tested.pvalue), rel=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_equal_seconds_are_the_same_design_asked_once_more(name):
+    suite = read(ROOT / "suites" / SUITES[name], {})
+    asked = read(ROOT / "suites" / SUITES[name].replace(".toml", "-seconds.toml"), {})
+    assert replace(asked, question=suite.question, time_axis=False) == suite and asked.time_axis
+    assert prepare(asked).design == content(GOLDENS[0].parent / name, "seconds.json")["design"]
