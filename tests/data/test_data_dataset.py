@@ -231,14 +231,14 @@ class TestInterpreter:
         assert len(dataset.eval_set.passages) == 200
         assert dataset.tokenizer.vocab_size == 1024
 
-    def test_warm_start(self, prepared: Path) -> None:
-        opened(prepared, "python", 1024)
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            opened(prepared, "python", 1024)
-            times.append(time.perf_counter() - begin)
-        assert min(times) < 0.3
+    def test_what_is_prepared_is_only_opened(self, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, log = opened(prepared, "python", 1024), []
+        for name in ("_prepare", "_tokenise"):
+            monkeypatch.setattr(f"nanochat.data.dataset.{name}", lambda *given, **more: pytest.fail("prepared again"))
+        again = opened(prepared, "python", 1024, log)  # its time: benchmarks/data.py
+        assert log == [] and again.manifest.hash == first.manifest.hash
+        with pytest.raises(pytest.fail.Exception):
+            opened(prepared, "python", 512)
 
     def test_tests_make_up_for_a_small_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = {file.name for file in sources.python_files()}
