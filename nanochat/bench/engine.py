@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,12 +317,17 @@ class Suite:
         planned: Mapping[str, tuple[Sequence[int], float, int]],
         phase: str = "",
     ) -> None:
-        """Run a stage: seeds, rate and steps by label, and hand the results to the judge."""
+        """Run a stage: seeds, rate and steps by label, and hand the results to the judge.
+
+        Arms take turns, seed by seed, so that a machine that drifts in speed slows them alike: their seconds are
+        compared pair by pair.
+        """
         jobs = {
             label: [self.job(label, stage, seed, rate, steps) for seed in seeds]
             for label, (seeds, rate, steps) in planned.items()
         }
-        found = self.obtain(phase or stage, [job for each in jobs.values() for job in each], executor)
+        turns = [job for block in zip_longest(*jobs.values()) for job in block if job is not None]
+        found = self.obtain(phase or stage, turns, executor)
         for label, each in jobs.items():
             judge.add(label, stage, [(job, found[job.key]) for job in each])
 
@@ -358,11 +364,11 @@ class Suite:
         for share in GAIN_SHARES if plan.preset.gain else ():
             self._stage(executor, judge, share_stage(share), at(share, plan.baselines))
         if plan.preset.time_axis:
-            seconds = {label: timed for label in plan.labels if (timed := judge.timing(label)[0]) is not None}
-            steps = self._equal_seconds(seconds).steps
+            ratios = {label: ratio[0] for label in plan.labels if (ratio := judge.time_ratio(label)) is not None}
+            steps = self._equal_seconds(ratios).steps
             planned = {
                 label: (seeds, tuned[label].at(steps[label] / plan.steps[label]), steps[label])
-                for label, (seeds, _, _) in at(1.0, [label for label in plan.labels if label in seconds]).items()
+                for label, (seeds, _, _) in at(1.0, [label for label in plan.labels if label in ratios]).items()
             }
             self._stage(executor, judge, EQUAL_TIME, planned)
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from nanochat.bench import effects
 from nanochat.bench.audit import Audit, audit
-from nanochat.bench.jobs import Failure
+from nanochat.bench.jobs import Failure, Outcome
 from nanochat.bench.sequential import Look, examine
 from nanochat.bench.stages import CONFIRMATION, EQUAL_TIME, VERDICT, share_stage
 from nanochat.bench.statistics import (
@@ -27,6 +27,9 @@ from nanochat.bench.statistics import (
 from nanochat.bench.suite import GAIN_SHARES, SuitePlan
 from nanochat.bench.tuning import Tuned
 from nanochat.bench.verdicts import ArmVerdict, Comparison, Effects, Run, untuned
+
+TIME_SPREAD = 1.2
+"""Upper over lower end of a step-time ratio's interval beyond which nobody knows what equal seconds are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class Judge:
             given = {"verdict": word, "note": note}
         finite = np.array([value for value in self.scores(label, VERDICT) if value is not None])
         step_seconds, seconds, peak = self.timing(label)
-        base_seconds = self.timing(against)[0] if against else step_seconds
+        ratio = self.time_ratio(label)
         return ArmVerdict(
             label=label,
             against=against,
@@ -182,7 +185,8 @@ class Judge:
             operations=self.plan.steps[label] * self.plan.step_flops(label),
             step_seconds=step_seconds,
             seconds=seconds,
-            time_ratio=step_seconds / base_seconds if step_seconds and base_seconds else None,
+            time_ratio=ratio and ratio[0],
+            time_ratio_interval=ratio and ratio[1:],
             peak_bytes=peak,
             tuned=tuned[label],
             audit=checks,
@@ -214,11 +218,31 @@ class Judge:
         }
 
     def _timed(self, label: str, time: Comparison | None) -> Comparison | None:
-        """Equal seconds are no measurement where the machine was busy with something else."""
-        if time is None or all(self._had_its_core(name) for name in (label, self.plan.against[label])):
+        """Equal seconds are no measurement where the machine was busy with something else, or its speed unsteady."""
+        ratio = self.time_ratio(label)
+        if time is None or ratio is None:
             return time
-        note = "other work shared the cores: seconds are no measurement"
+        if not all(self._had_its_core(name) for name in (label, self.plan.against[label])):
+            note = "other work shared the cores: seconds are no measurement"
+        elif ratio[2] > TIME_SPREAD * ratio[1]:
+            note = f"a step took {ratio[1]:.2f} to {ratio[2]:.2f} times the baseline's: too wide to make seconds equal"
+        else:
+            return time
         return Comparison(verdict="INVALID", seeds=time.seeds, note=note)
+
+    def time_ratio(self, label: str) -> tuple[float, float, float] | None:
+        """Step seconds over the baseline's: geometric mean over pairs of verdict runs, with its 95 % interval.
+
+        Runs of a seed were trained one after the other, so that a drift of the machine's speed hits both of a pair.
+        """
+        base = self.plan.against.get(label, label)
+        pairs = zip(*(self.runs[name].get(VERDICT, ()) for name in (label, base)), strict=False)
+        done = [(ours, theirs) for (_, ours), (_, theirs) in pairs if _finished(ours) and _finished(theirs)]
+        if not done:
+            return None
+        logs = np.log([ours.step_seconds / theirs.step_seconds for ours, theirs in done])
+        low, high = interval(logs)
+        return math.exp(logs.mean()), math.exp(low), math.exp(high)
 
     def _had_its_core(self, label: str) -> bool:
         return self.audit(label, VERDICT).time_valid and self.audit(label, EQUAL_TIME).time_valid
@@ -305,7 +329,7 @@ class Judge:
     def timing(self, label: str) -> tuple[float | None, float | None, float | None]:
         """Medians over finished seeds: seconds per step, seconds of the loop, peak bytes."""
         found = [outcome for _, outcome in self.runs[label].get(VERDICT, ())]
-        done = [each for each in found if not isinstance(each, Failure) and not each.diverged]
+        done = [each for each in found if _finished(each)]
         if not done:
             return None, None, None
         return (
@@ -313,6 +337,11 @@ class Judge:
             median(outcome.wall_seconds for outcome in done),
             median(outcome.peak_bytes for outcome in done),
         )
+
+
+def _finished(outcome: Outcome | Failure) -> TypeGuard[Outcome]:
+    """Whether its seconds are those of a whole run."""
+    return not isinstance(outcome, Failure) and not outcome.diverged
 
 
 def _budget(stage: str) -> float | None:

@@ -110,6 +110,7 @@ def _arm(verdicts: Verdicts, arm: ArmVerdict) -> dict[str, Any]:
     )
     return {
         **{name: getattr(arm, name) for name in same.split()},
+        "time_ratio_interval": None if arm.time_ratio_interval is None else list(arm.time_ratio_interval),
         "optimizer": plan.arm(arm.label).optimizer,
         "scheduler": plan.arm(arm.label).scheduler,
         "flags": list(arm.flags),
@@ -213,7 +214,7 @@ def markdown(verdicts: Verdicts) -> str:
         "- Δ untuned: with every arm at the learning rate that the baseline's search chose, short runs on tuning "
         "seeds; what a comparison without a search would have seen.",
         "- Seeds needed: to detect the smallest effect of interest with 80 % power. Step time: seconds per step over "
-        "the baseline's.",
+        "the baseline's, pair by pair.",
         f"- Design `{plan.design[:16]}`, {duration(verdicts.core_seconds)} of processor time.",
         "",
         "```sh",

@@ -100,7 +100,7 @@ class ArmVerdict:
         seeds_needed: to detect the smallest effect of interest with 80 % power; None where no number would do.
         steps, parameters, operations: of a verdict run.
         step_seconds, seconds: medians over seeds, of a step and of the training loop.
-        time_ratio: step seconds over the baseline's.
+        time_ratio, time_ratio_interval: step seconds over the baseline's, pair by pair, with its 95 % interval.
         peak_bytes: median over seeds.
         tuned: the learning-rate search.
         untuned: the difference at the baseline's learning rate; None for a baseline, or where the arm was not tried
@@ -137,6 +137,7 @@ class ArmVerdict:
     step_seconds: float | None
     seconds: float | None
     time_ratio: float | None
+    time_ratio_interval: tuple[float, float] | None
     peak_bytes: float | None
     tuned: Tuned
     untuned: Untuned | None = None

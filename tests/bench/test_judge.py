@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from outcomes import OUTCOME
+from scipy import stats
 
 from nanochat.bench.config import SuiteConfig
 from nanochat.bench.jobs import Failure, Job
@@ -143,6 +144,47 @@ def test_budgets_that_rank_otherwise_equal_seconds_and_gain_are_told():
     busy = [(job, replace(run, cpu_seconds=0.3)) for job, run in judge.runs["tropical"][EQUAL_TIME]]
     judge.add("tropical", EQUAL_TIME, busy)
     assert judge.verdict("tropical", tuned(plan)).time.verdict == "INVALID"
+
+
+def timed(plan, label, seconds):
+    return [
+        (job, replace(run, step_seconds=each))
+        for (job, run), each in zip(
+            runs(plan, label, VERDICT, range(len(seconds)), [2.6] * len(seconds)), seconds, strict=True
+        )
+    ]
+
+
+def test_step_times_are_compared_pair_by_pair():
+    plan, drift = suite(), 1.3 ** np.arange(8)
+    judge = Judge(plan, HASHES)
+    judge.add("standard", VERDICT, timed(plan, "standard", 0.01 * drift))
+    judge.add("tropical", VERDICT, timed(plan, "tropical", 0.015 * drift))
+    judge.add("gauge", VERDICT, timed(plan, "gauge", [0.01, 0.05] * 4))
+    assert judge.time_ratio("standard") == judge.time_ratio("standard")[:1] * 3 == (1.0, 1.0, 1.0)
+    assert judge.time_ratio("tropical") == pytest.approx((1.5, 1.5, 1.5))
+    ratio, low, high = judge.time_ratio("gauge")
+    logs = np.log(np.array([0.01, 0.05] * 4) / (0.01 * drift))
+    half = stats.t.ppf(0.975, 7) * logs.std(ddof=1) / 8**0.5
+    assert np.log([ratio, low, high]) == pytest.approx(logs.mean() + half * np.array([0, -1, 1]))
+    assert Judge(plan, HASHES).time_ratio("gauge") is None
+
+
+def test_equal_seconds_need_a_steady_machine():
+    plan = suite()
+    judge, _ = played(plan, {"standard": 2.6, "tropical": 2.5, "gauge": 2.7})
+    for label in plan.labels:
+        seeds = plan.seeds[: len(judge.runs[label][VERDICT])]
+        judge.add(label, EQUAL_TIME, runs(plan, label, EQUAL_TIME, seeds, noisy(seeds, 2.6 + (label == "tropical"), 5)))
+    assert judge.verdict("tropical", tuned(plan)).time.verdict == "LOSS"
+    unsteady = [
+        (job, replace(run, step_seconds=run.step_seconds * (1 + place % 2)))
+        for place, (job, run) in enumerate(judge.runs["tropical"][VERDICT])
+    ]
+    judge.add("tropical", VERDICT, unsteady)
+    found = judge.verdict("tropical", tuned(plan))
+    assert found.time.verdict == "INVALID" and found.time.difference is None and "too wide" in found.time.note
+    assert found.time_ratio_interval[0] < found.time_ratio < found.time_ratio_interval[1]
 
 
 def test_a_win_at_one_rate_only_is_fragile_and_a_tiny_one_negligible():

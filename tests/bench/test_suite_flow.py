@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,25 @@ class Recorder(Observer):
 def config(tmp_path, **options):
     given = {"arms": ("standard", "tropical", "gauge"), "preset": "quick", "artifacts_dir": str(tmp_path), **options}
     return SuiteConfig(**given)
+
+
+def test_arms_take_turns_so_that_a_machine_that_slows_down_slows_all(tmp_path):
+    made, calls = trainer({"standard": 2.6, "tropical": 2.4, "gauge": 2.6}), []
+
+    def slowing(config, **given):
+        calls.append((config.model.attention_type, config.train.seed))
+        found = made(config, **given)
+        return replace(found, step_seconds=found.step_seconds * 1.02 ** len(calls))
+
+    verdicts = run(config(tmp_path, seeds=8, time_axis=True), trainer=slowing)
+    turns = [(name, seed) for name, seed in calls if seed < 8]
+    assert turns[:6] == [(name, seed) for seed in (0, 1) for name in ("standard", "tropical", "gauge")]
+    for arm in verdicts.arms:  # one arm after the other, the ratio would be off by 1.02 ** 8
+        true = SECONDS[arm.label] / SECONDS["standard"]
+        assert arm.time_ratio == pytest.approx(true, rel=0.05)
+    told = {arm.label: arm for arm in verdicts.arms}["tropical"]
+    steps = {job.steps for job, _ in verdicts.runs["tropical"] if job.stage == "equal seconds"}
+    assert steps == {round(verdicts.plan.steps["standard"] / told.time_ratio)}
 
 
 def test_everything_in_order_and_written_down(tmp_path):
