@@ -1,6 +1,6 @@
 """Runs that are wanted, as files in the store: the one channel between a suite and its workers, wherever they are.
 
-``<store>/queue/<rank>-<key>.json`` asks for a run. A worker takes the run's lease, tells there how far it is, and
+``<store>/queue/<turn>-<key>.json`` asks for a run. A worker takes the run's lease, tells there how far it is, and
 leaves a result in the store or a reason in ``<store>/failures/<key>.json``; then the request goes. Whoever dies, what
 is asked for stays asked for.
 """
@@ -32,14 +32,15 @@ class Request:
     """A run that is wanted.
 
     Args:
-        path: its file; requests sort by name, the longest runs first, so that the last ones to finish are short.
+        path: its file; requests sort by name: seed by seed, so that the arms of a pair are trained at about the same
+            time and a machine that drifts in speed slows both; the longest run of a seed first.
     """
 
     path: Path
 
     @property
     def key(self) -> str:
-        return self.path.stem.partition("-")[2]
+        return self.path.stem.rpartition("-")[2]
 
     def content(self) -> dict[str, Any] | None:
         """Label, stage, configuration, facts and who asks; None when it is wanted no more."""
@@ -69,7 +70,7 @@ class Queue:
 
     def request(self, job: Job) -> Request:
         """The request of a run, whether it has been made or not."""
-        return Request(self.folder / f"{10**9 - job.steps:010d}-{job.key}.json")
+        return Request(self.folder / f"{job.seed:010d}-{10**9 - job.steps:010d}-{job.key}.json")
 
     def ask(self, job: Job) -> Request:
         """Want a run. What an earlier request came to is forgotten: asking again is trying again."""

@@ -215,6 +215,20 @@ def test_a_worker_whose_run_hangs_says_where_and_ends_and_is_counted_as_lost(tmp
     assert not following.held
 
 
+def test_requests_are_served_seed_by_seed(tmp_path, job):
+    """So that the seconds of a pair are taken at about the same time, whoever works."""
+
+    def asked(seed, steps):
+        train = replace(job.run.train, seed=seed, max_steps=steps)
+        return replace(job, key=f"{seed:032d}{steps:032d}", run=replace(job.run, train=train))
+
+    queue = Queue(Store(tmp_path))
+    wanted = [asked(seed, steps) for seed in (0, 1, 11) for steps in (2100, 900)]
+    for each in reversed(wanted):
+        queue.ask(each)
+    assert [request.key for request in queue.open()] == [each.key for each in wanted]
+
+
 def test_a_request_of_a_suite_that_died_is_nobodys(tmp_path, job):
     code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
     store = Store(tmp_path)
