@@ -1,10 +1,10 @@
 """Keeps a finished suite as a golden and writes its tables into the page about it.
 
-Run: ``python benchmarks/study.py SUITE_FOLDER NAME [--seconds SUITE_FOLDER] [--page FILE]``, such as
+Run: ``python benchmarks/study.py SUITE_FOLDER NAME [--times FILE] [--seconds SUITE_FOLDER] [--page FILE]``, such as
 ``python benchmarks/study.py artifacts/bench/suites/all-types first-study``; a second. Kept in
 ``artifacts/goldens/NAME/``: ``verdict.json`` (everything that was ruled, with every score), ``summary.json`` (the same
-with times, without single runs) and ``run.md``. The tables stand between two remarks of the page. ``--seconds`` names
-the same suite with the comparison at equal seconds added afterwards; ``seconds.json`` keeps that comparison.
+without single runs), ``run.md``, ``times.json`` (step times, by ``benchmarks/suite_times.py --json``), ``seconds.json``
+(the comparison at equal seconds of a suite of some of the arms). The tables stand between two remarks of the page.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ def keep(suite: Path, golden: Path) -> None:
 
 
 def equal_seconds(summary: Mapping[str, Any], ruled: Mapping[str, Any]) -> dict[str, Any]:
-    """The comparison at equal seconds of a suite whose other runs are those of ``ruled``.
+    """The comparison at equal seconds of a suite of the study's arms, or some of them, at the study's scores.
 
     Raises:
-        ValueError: they are others.
+        ValueError: an arm has other scores.
     """
+    before = {arm["label"]: arm["bpb"] for arm in ruled["arms"]}
     arms = []
-    for arm, before in zip(summary["arms"], ruled["arms"], strict=True):
-        if (arm["label"], arm["bpb"], arm["verdict"]) != (before["label"], before["bpb"], before["verdict"]):
-            raise ValueError(
-                f"{arm['label']}: got other runs than those of design {ruled['design'][:16]}, need the same"
-            )
+    for arm in summary["arms"]:
+        if arm["bpb"] != before.get(arm["label"]):
+            raise ValueError(f"{arm['label']}: got other runs than design {ruled['design'][:16]}, need the same")
         stage = EQUAL_TIME if arm["against"] else VERDICT
         runs = [run for run in arm["runs"] if run["stage"] == stage]
-        arms.append({"label": arm["label"], "against": arm["against"], "time": arm["time"], "runs": runs})
+        kept = {name: arm[name] for name in ("label", "against", "time", "time_ratio", "time_ratio_interval")}
+        arms.append({**kept, "runs": runs})
     return {"design": summary["design"], "command": summary["command"], "arms": arms}
 
 
@@ -137,17 +137,33 @@ def other_columns(arms: Sequence[Arm]) -> Columns:
     )
 
 
-def cost_columns(arms: Sequence[Arm]) -> Columns:
-    """What it takes."""
+def cost_columns(times: Mapping[str, Any]) -> Columns:
+    """What it takes; ``times`` is what ``benchmarks/suite_times.py`` found."""
+
+    def step_time(arm: Arm) -> str:
+        found = times[arm["label"]]
+        return f"{found['median']:.2f}×" + (f" [{found['low']:.2f}, {found['high']:.2f}]" if arm["against"] else "")
+
     return (
         ("arm", lambda arm: arm["label"]),
         ("steps", lambda arm: f"{arm['steps']:,}"),
         ("weights", lambda arm: f"{arm['parameters']:,}"),
-        ("seconds per run", lambda arm: number(arm["seconds"], ".0f")),
-        ("step time", lambda arm: number(arm["time_ratio"], ".2f") + "×"),
+        ("step time", step_time),
+        ("seconds per run", lambda arm: f"{run_seconds(arm, times):.0f}"),
         ("peak memory, MiB", lambda arm: number(arm["peak_bytes"] and arm["peak_bytes"] * 2.0**-20, ".0f")),
         ("learning rate", lambda arm: number(arm["tuning"]["learning_rate"], ".2g")),
     )
+
+
+def run_seconds(arm: Arm, times: Mapping[str, Any]) -> float:
+    """Seconds of a run's steps at the step time that was measured in turns."""
+    return arm["steps"] * times[arm["label"]]["milliseconds"] / 1e3
+
+
+def step_time(arm: Arm) -> str:
+    """Ratio of step times, with its interval where there is another arm."""
+    low, high = arm["time_ratio_interval"]
+    return f"{arm['time_ratio']:.2f}×" + (f" [{low:.2f}, {high:.2f}]" if arm["against"] else "")
 
 
 def seconds_columns(arms: Sequence[Arm]) -> Columns:
@@ -162,6 +178,7 @@ def seconds_columns(arms: Sequence[Arm]) -> Columns:
         ("Δ bits per byte", lambda arm: signed((arm["time"] or {}).get("difference"))),
         ("95 % interval", lambda arm: span(*((arm["time"] or {}).get(name) for name in ("low", "high")))),
         ("p", lambda arm: probability((arm["time"] or {}).get("p"))),
+        ("step time", step_time),
         ("steps", middle("steps", ",.0f")),
         ("seconds per run", middle("wall_seconds", ".1f")),
         ("bits per byte", lambda arm: format(fmean(run["bpb"] for run in arm["runs"]), ".4f")),
@@ -176,7 +193,9 @@ def table(columns: Columns, arms: Sequence[Arm]) -> list[str]:
     return [f"| {head} |", "|:--|" + "--:|" * (len(columns) - 1), *(f"| {row} |" for row in rows)]
 
 
-def section(summary: Mapping[str, Any], seconds: Mapping[str, Any] | None = None) -> list[str]:
+def section(
+    summary: Mapping[str, Any], times: Mapping[str, Any], seconds: Mapping[str, Any] | None = None
+) -> list[str]:
     """What stands between the remarks: the tables, best arm first; equal seconds where they were compared."""
     baseline = [arm for arm in summary["arms"] if not arm["against"]]
     others = sorted((arm for arm in summary["arms"] if arm["against"]), key=lambda arm: arm["difference"])
@@ -193,7 +212,7 @@ def section(summary: Mapping[str, Any], seconds: Mapping[str, Any] | None = None
         "",
         "**What it takes**",
         "",
-        *table(cost_columns(summary["arms"]), [*baseline, *others]),
+        *table(cost_columns(times), [*baseline, *others]),
         *(seconds_section(seconds) if seconds else ()),
     ]
 
@@ -210,11 +229,17 @@ def _sorting(arm: Arm) -> float:
     return inf if found is None else found
 
 
-def kept(golden: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the tables show: summary, and equal seconds where they were compared."""
-    seconds = golden / "seconds.json"
-    summary = json.loads((golden / "summary.json").read_text(encoding="utf-8"))
-    return summary, json.loads(seconds.read_text(encoding="utf-8")) if seconds.is_file() else None
+def kept(golden: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """What the tables show: summary, step times, and equal seconds where they were compared."""
+
+    def content(name: str) -> dict[str, Any]:
+        return json.loads((golden / name).read_text(encoding="utf-8"))
+
+    return (
+        content("summary.json"),
+        content("times.json")["arms"],
+        content("seconds.json") if (golden / "seconds.json").is_file() else None,
+    )
 
 
 def with_section(page: str, lines: Sequence[str]) -> str:
@@ -226,7 +251,8 @@ def with_section(page: str, lines: Sequence[str]) -> str:
 def draw(golden: Path, name: str) -> list[Path]:
     """The figures of a study."""
     ruled = json.loads((golden / "verdict.json").read_text(encoding="utf-8"))
-    summary = json.loads((golden / "summary.json").read_text(encoding="utf-8"))
+    summary, times, _ = kept(golden)
+    arms = [{**arm, "seconds": run_seconds(arm, times)} for arm in summary["arms"]]
     paths = []
     for kind, panels, height, picture in (
         ("pairs", 2, 0.9 + 0.3 * len(ruled["arms"]), pairs),
@@ -234,7 +260,7 @@ def draw(golden: Path, name: str) -> list[Path]:
     ):
         figure = Figure(figsize=(8.4, height), layout="constrained")
         FigureCanvasAgg(figure)
-        picture(figure.subplots(1, panels, sharey=True), ruled, summary)
+        picture(figure.subplots(1, panels, sharey=True), ruled, {**summary, "arms": arms})
         paths.append(IMAGES / f"{name}-{kind}.svg")
         with rc_context({**REPEATABLE, "svg.fonttype": "none"}):  # letters as text: half the size
             figure.savefig(paths[-1], metadata={"Date": None})
@@ -305,7 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", type=Path, help="folder of a finished suite, with summary.json")
     parser.add_argument("name", help="of the golden and, unless --page says otherwise, of the guide")
-    parser.add_argument("--seconds", type=Path, help="folder of the same suite with equal seconds, with summary.json")
+    parser.add_argument("--times", type=Path, help="what benchmarks/suite_times.py --json wrote; default: the golden's")
+    parser.add_argument("--seconds", type=Path, help="folder of a suite with equal seconds, with summary.json")
     parser.add_argument("--page", type=Path, help="default: markdown_documentation/guides/NAME.md")
     options = parser.parse_args(arguments)
     for folder in (options.suite, options.seconds):
@@ -315,6 +342,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not page.is_file() or BEGIN not in page.read_text(encoding="utf-8"):
         parser.error(f"--page: got {page}, need a page with {BEGIN} {END}")
     keep(options.suite, GOLDENS / options.name)
+    if options.times is not None:
+        write_bytes(GOLDENS / options.name / "times.json", options.times.read_bytes())
     if options.seconds is not None:
         keep_seconds(options.seconds, GOLDENS / options.name)
     lines = section(*kept(GOLDENS / options.name))

@@ -13,13 +13,16 @@ from nanochat.optim import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = sorted((ROOT / "suites").glob("*.toml"))
+PARTS = {"winners-seconds"}
+"""Suites that ask again about some of the arms; in every other one no mechanism is left out."""
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_every_shipped_suite_can_be_planned(path):
     plan = prepare(read(path, {}))
     assert plan.config.question.endswith("?") and len(plan.design) == 64
-    assert {arm.attention_type for arm in plan.arms} == set(attention_types())
+    named = {arm.attention_type for arm in plan.arms}
+    assert named <= set(attention_types()) and (named == set(attention_types()) or path.stem in PARTS)
 
 
 def test_the_full_matrix_is_eleven_by_three_by_two_and_says_what_it_leaves_out():

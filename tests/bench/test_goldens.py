@@ -16,7 +16,7 @@ from nanochat.bench.suite import prepare
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = sorted((ROOT / "artifacts" / "goldens").iterdir())
 SUITES = {"first-study": "all-types.toml"}
-SECONDS = {golden.name: golden / "seconds.json" for golden in GOLDENS if (golden / "seconds.json").is_file()}
+SECONDS = {"first-study": "winners-seconds.toml"}
 
 
 @pytest.fixture
@@ -76,15 +76,15 @@ def test_the_design_is_the_one_that_was_written_down_before(golden):
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.name)
 def test_the_page_says_what_was_found(golden, study):
     page = (study.GUIDES / f"{golden.name}.md").read_text(encoding="utf-8")
-    summary, seconds = study.kept(golden)
-    assert study.with_section(page, study.section(summary, seconds)) == page, "run benchmarks/study.py"
+    summary, times, seconds = study.kept(golden)
+    assert study.with_section(page, study.section(summary, times, seconds)) == page, "run benchmarks/study.py"
     ruled = {arm["label"]: arm for arm in content(golden, "verdict.json")["arms"]}
     for arm in summary["arms"]:
         both = [name for name in ruled[arm["label"]] if name in arm and name != "runs"]
         assert len(both) > 10
         assert {name: arm[name] for name in both} == {name: ruled[arm["label"]][name] for name in both}
     changed = {**summary, "arms": [{**each, "mean": each["mean"] + 1e-4} for each in summary["arms"]]}
-    assert study.with_section(page, study.section(changed, seconds)) != page
+    assert study.with_section(page, study.section(changed, times, seconds)) != page
 
 
 @pytest.mark.parametrize("name", SECONDS)
@@ -110,6 +110,17 @@ def test_equal_seconds_follow_from_the_scores(name):
 @pytest.mark.parametrize("name", SECONDS)
 def test_equal_seconds_are_the_same_design_asked_once_more(name):
     suite = read(ROOT / "suites" / SUITES[name], {})
-    asked = read(ROOT / "suites" / SUITES[name].replace(".toml", "-seconds.toml"), {})
-    assert replace(asked, question=suite.question, time_axis=False) == suite and asked.time_axis
+    asked = read(ROOT / "suites" / SECONDS[name], {})
+    assert asked.time_axis and set(asked.arms) <= set(suite.arms)
+    assert replace(asked, question=suite.question, arms=suite.arms, time_axis=False) == suite
     assert prepare(asked).design == content(GOLDENS[0].parent / name, "seconds.json")["design"]
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_every_winner_was_asked_at_equal_seconds(name):
+    won = {arm["label"] for arm in content(GOLDENS[0].parent / name, "verdict.json")["arms"] if arm["verdict"] == "WIN"}
+    found = content(GOLDENS[0].parent / name, "seconds.json")["arms"]
+    assert {arm["label"] for arm in found if arm["against"]} == won
+    for arm in found:
+        low, high = arm["time_ratio_interval"]
+        assert low <= arm["time_ratio"] <= high < 1.2 * low
