@@ -134,7 +134,21 @@ def headline(verdicts: Verdicts) -> str:
         return f"No comparison is valid: {contenders[0].note}."
     if no_verdicts(verdicts):
         return f"No verdict: {plural(len(verdicts.plan.seeds), 'seed')} cannot carry one, it takes {MIN_SEEDS}."
-    return _of_one(contenders[0], verdicts) if len(contenders) == 1 else _of_many(contenders, verdicts)
+    first = _of_one(contenders[0], verdicts) if len(contenders) == 1 else _of_many(contenders, verdicts)
+    return first + _of_seconds([arm for arm in contenders if arm.verdict == "WIN"])
+
+
+def _of_seconds(wins: Sequence[ArmVerdict]) -> str:
+    """Whether wins at equal operations are wins at equal seconds; empty where nobody measured it."""
+    timed = [arm for arm in wins if arm.time is not None and arm.time.verdict != "INVALID"]
+    held = [arm for arm in timed if arm.time is not None and arm.time.verdict == "WIN"]
+    if not timed:
+        return ""
+    if len(held) == len(wins):
+        return " At equal seconds too."
+    if len(wins) == 1:
+        return f" At equal seconds: {brief(timed[0].time)}."
+    return f" At equal seconds {f'{len(held)} of them{_names(held)}' if held else 'none of them'}."
 
 
 def _of_one(arm: ArmVerdict, verdicts: Verdicts) -> str:
@@ -186,7 +200,7 @@ def reservations(verdicts: Verdicts) -> list[str]:
         if arm.verdict == "INVALID" and arm.against and arm.against not in bases
     ]
     found += [f"{arm.label} is UNSTABLE: {arm.note}." for arm in arms if arm.verdict == "UNSTABLE"]
-    found += [f"{arm.label}: {FLAG_MEANINGS[flag]}." for arm in arms for flag in arm.flags]
+    found += [f"{arm.label}: {_meaning(arm, flag)}." for arm in arms for flag in arm.flags]
     found += [
         f"{arm.label}: {arm.note}." for arm in arms if arm.verdict == "INCONCLUSIVE" and arm.note and arm.confirmation
     ]
@@ -199,6 +213,10 @@ def reservations(verdicts: Verdicts) -> list[str]:
     if busy_note(verdicts):
         found.append(busy_note(verdicts))
     return found
+
+
+def _meaning(arm: ArmVerdict, flag: str) -> str:
+    return f"at equal seconds {brief(arm.time)}" if flag == "time" else FLAG_MEANINGS[flag]
 
 
 def busy_note(verdicts: Verdicts) -> str:

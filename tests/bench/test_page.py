@@ -3,6 +3,7 @@
 import html.parser
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from made_suites import EFFECTS, Truth, made, suites
@@ -14,7 +15,8 @@ from nanochat.bench.figures import COSTS, comparable, on_front
 from nanochat.bench.page import page
 from nanochat.bench.report import markdown
 from nanochat.bench.stylesheet import SCRIPT, STYLE, policy
-from nanochat.bench.wording import number_text, probability
+from nanochat.bench.verdicts import Comparison
+from nanochat.bench.wording import headline, number_text, probability
 
 VOID = ("meta", "link", "br")
 KINDS = ("two", "eleven", "matrix", "troubled", "barred", "undecided", "smoke")
@@ -104,6 +106,30 @@ def test_one_arm_has_a_sentence_for_every_word():
     unclear = first(0.0, sesoi=0.001)
     assert unclear[0] == "INCONCLUSIVE" and unclear[1].startswith("# Undecided: gauge may be anything from ")
     assert "cannot be compared with standard: diverged in 1 of 8 seeds." in first(0.0, diverging=("gauge",))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("WIN", "WIN"), " At equal seconds too."),
+        (("LOSS", "INCONCLUSIVE"), " At equal seconds none of them."),
+        (("LOSS", "WIN"), " At equal seconds 1 of them (tropical)."),
+        (("LOSS", "INVALID"), " At equal seconds none of them."),
+        (("INVALID", "INVALID"), "."),
+        (("LOSS",), " At equal seconds: LOSS +0.0300."),
+        (("WIN",), " At equal seconds too."),
+    ],
+)
+def test_the_headline_tells_what_a_win_is_worth_in_seconds(words, said):
+    wins = dict(zip(("gauge", "tropical"), words, strict=False))
+    found = made(Truth(dict.fromkeys(wins, -0.2)), arms=("standard", *wins))
+    arms = [
+        replace(arm, time=Comparison(verdict=wins[arm.label], seeds=8, difference=0.03) if arm.against else None)
+        for arm in found.arms
+    ]
+    assert all(arm.verdict == "WIN" for arm in arms if arm.against)
+    told = headline(replace(found, arms=tuple(arms)))
+    assert told.endswith(said) and ("seconds" in told) == ("seconds" in said)
 
 
 def test_troubled_arms_are_named_at_the_top_and_kept_off_the_fronts(all_suites):
