@@ -258,9 +258,10 @@ def _below(verdicts: Verdicts) -> list[str]:
     plan = verdicts.plan
     used = sorted({len(arm.bpb) for arm in verdicts.contenders})  # an early look may have settled some
     seeds = " or ".join(map(str, used)) + (f" of {len(plan.seeds)}" if used != [len(plan.seeds)] else "")
+    count = len(plan.contenders)
     lines = [
         f"Δ bits per byte against {', '.join(plan.baselines)} (its row: bits per byte), {seeds} seeds; "
-        f"interval and p for {len(plan.contenders)} arms at once",
+        f"interval and p for {f'{count} arms at once' if count > 1 else 'one arm'}",
         f"* to detect {plan.config.sesoi:g} with 80 % power; time per step against the baseline's",
     ]
     explained = {
