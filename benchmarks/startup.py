@@ -19,27 +19,34 @@ ROOT = Path(__file__).resolve().parents[1]
 BARE = "nothing (bare Python)"
 TYPER = "a bare Typer program"
 CLI = "import cli; cli.main()"
-CONTENDERS: dict[str, tuple[str, ...]] = {
-    BARE: ("pass",),
-    TYPER: ("import typer; app = typer.Typer(); app.command()(lambda: None); app()", "--help"),
-    "mgr --help": (CLI, "--help"),
-    "mgr list": (CLI, "list"),
-    "mgr lst": (CLI, "lst"),
-    "mgr run trpical": (CLI, "run", "trpical"),
-    "mgr bench-fixed-flops -a tropcal": (CLI, "bench-fixed-flops", "-a", "tropcal"),
+CONTENDERS: dict[str, tuple[int, tuple[str, ...]]] = {
+    BARE: (0, ("pass",)),
+    TYPER: (0, ("import typer; app = typer.Typer(); app.command()(lambda: None); app()", "--help")),
+    "mgr --help": (0, (CLI, "--help")),
+    "mgr list": (0, (CLI, "list")),
+    "mgr lst": (2, (CLI, "lst")),
+    "mgr run trpical": (2, (CLI, "run", "trpical")),
+    "mgr bench-fixed-flops -a tropcal": (2, (CLI, "bench-fixed-flops", "-a", "tropcal")),
 }
+"""Exit code that each must have, and its words."""
 MOST = 0.150
 """User seconds that an answer may take."""
 
 
-def user_seconds(words: Sequence[str], bytecode: Path) -> float:
-    """User time of one process that finds its bytecode compiled."""
+def user_seconds(code: int, words: Sequence[str], bytecode: Path) -> float:
+    """User time of one process that finds its bytecode compiled.
+
+    Raises:
+        RuntimeError: another exit code; a crash is quick.
+    """
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     kept["PYTHONPYCACHEPREFIX"] = str(bytecode)
     command = [sys.executable, "-c", *words]
     process = subprocess.Popen(command, cwd=ROOT, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != code:
+        raise RuntimeError(f"{' '.join(words)}: got exit code {process.returncode}, need {code}")
     return usage.ru_utime
 
 
@@ -54,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     taken: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds + 1):
-            for name, words in CONTENDERS.items():
-                found = user_seconds(words, Path(folder))
+            for name, (code, words) in CONTENDERS.items():
+                found = user_seconds(code, words, Path(folder))
                 if turn:  # the first start compiles
                     taken[name].append(found)
     least = {name: min(found) for name, found in taken.items()}

@@ -141,8 +141,7 @@ def cost_columns(times: Mapping[str, Any]) -> Columns:
     """What it takes; ``times`` is what ``benchmarks/suite_times.py`` found."""
 
     def step_time(arm: Arm) -> str:
-        found = times[arm["label"]]
-        return f"{found['median']:.2f}×" + (f" [{found['low']:.2f}, {found['high']:.2f}]" if arm["against"] else "")
+        return ratio(arm, *(times[arm["label"]][name] for name in ("median", "low", "high")))
 
     return (
         ("arm", lambda arm: arm["label"]),
@@ -160,10 +159,9 @@ def run_seconds(arm: Arm, times: Mapping[str, Any]) -> float:
     return arm["steps"] * times[arm["label"]]["milliseconds"] / 1e3
 
 
-def step_time(arm: Arm) -> str:
-    """Ratio of step times, with its interval where there is another arm."""
-    low, high = arm["time_ratio_interval"]
-    return f"{arm['time_ratio']:.2f}×" + (f" [{low:.2f}, {high:.2f}]" if arm["against"] else "")
+def ratio(arm: Arm, middle: float, low: float, high: float) -> str:
+    """Of step times, with its interval where there is another arm."""
+    return f"{middle:.2f}×" + (f" [{low:.2f}, {high:.2f}]" if arm["against"] else "")
 
 
 def seconds_columns(arms: Sequence[Arm]) -> Columns:
@@ -178,7 +176,7 @@ def seconds_columns(arms: Sequence[Arm]) -> Columns:
         ("Δ bits per byte", lambda arm: signed((arm["time"] or {}).get("difference"))),
         ("95 % interval", lambda arm: span(*((arm["time"] or {}).get(name) for name in ("low", "high")))),
         ("p", lambda arm: probability((arm["time"] or {}).get("p"))),
-        ("step time", step_time),
+        ("step time", lambda arm: ratio(arm, arm["time_ratio"], *arm["time_ratio_interval"])),
         ("steps", middle("steps", ",.0f")),
         ("seconds per run", middle("wall_seconds", ".1f")),
         ("bits per byte", lambda arm: format(fmean(run["bpb"] for run in arm["runs"]), ".4f")),

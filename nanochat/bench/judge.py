@@ -233,7 +233,8 @@ class Judge:
     def time_ratio(self, label: str) -> tuple[float, float, float] | None:
         """Step seconds over the baseline's: geometric mean over pairs of verdict runs, with its 95 % interval.
 
-        Runs of a seed were trained one after the other, so that a drift of the machine's speed hits both of a pair.
+        A suite trains the runs of a seed one after the other, so that a drift of the machine's speed hits both of a
+        pair; where the store had one of them already, the interval alone tells how far apart their conditions were.
         """
         base = self.plan.against.get(label, label)
         pairs = zip(*(self.runs[name].get(VERDICT, ()) for name in (label, base)), strict=False)

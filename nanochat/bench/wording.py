@@ -148,7 +148,8 @@ def _of_seconds(wins: Sequence[ArmVerdict]) -> str:
         return " At equal seconds too."
     if len(wins) == 1:
         return f" At equal seconds: {brief(timed[0].time)}."
-    return f" At equal seconds {f'{len(held)} of them{_names(held)}' if held else 'none of them'}."
+    whom = "them" if len(timed) == len(wins) else f"the {len(timed)} that could be timed"
+    return f" At equal seconds {len(held) or 'none'} of {whom}{_names(held) if held else ''}."
 
 
 def _of_one(arm: ArmVerdict, verdicts: Verdicts) -> str:

@@ -114,7 +114,7 @@ def test_one_arm_has_a_sentence_for_every_word():
         (("WIN", "WIN"), " At equal seconds too."),
         (("LOSS", "INCONCLUSIVE"), " At equal seconds none of them."),
         (("LOSS", "WIN"), " At equal seconds 1 of them (tropical)."),
-        (("LOSS", "INVALID"), " At equal seconds none of them."),
+        (("LOSS", "INVALID"), " At equal seconds none of the 1 that could be timed."),
         (("INVALID", "INVALID"), "."),
         (("LOSS",), " At equal seconds: LOSS +0.0300."),
         (("WIN",), " At equal seconds too."),
